@@ -1,0 +1,1 @@
+"""Durable runs of the OpenAI Agents SDK on Inngest."""
