@@ -1,0 +1,415 @@
+"""What one step used: the records from which all statistics, prices, budgets and reports are made.
+
+A record is made once, when its step runs, and is stored with the step's answer, so a replay reads the same
+record back and nothing is counted twice. Everything else in this package is a pure function of records.
+
+Version policy: `SCHEMA_VERSION` is written into every stored record. A new optional field does not change it
+(readers leave out what they do not know, writers leave out defaults). A change that would be misread by an
+older reader raises it, and `StepRecord.from_dict` then converts the older form. A record of a newer version
+than this package knows is refused with a `ValueError`, because its numbers could be counted wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+from inngest_agents.stats._compact import JsonDict, compact, known
+
+if TYPE_CHECKING:
+    from agents import ModelResponse
+
+SCHEMA_VERSION: Final = 1
+
+StepKind: TypeAlias = Literal[
+    "model",  # one call of a model
+    "tool",  # a function tool, or any other local tool without a kind of its own
+    "agent_tool",  # an agent called as a tool: no step of its own, its calls are the steps under its path
+    "mcp",  # a call of a tool of an MCP server
+    "mcp_list",  # the listing of an MCP server's tools
+    "shell",
+    "computer",
+    "patch",  # apply_patch
+    "guardrail",
+    "session",
+    "handoff",
+    "hook",
+    "other",
+]
+TOOL_KINDS: Final[frozenset[StepKind]] = frozenset(
+    {"tool", "agent_tool", "mcp", "shell", "computer", "patch"},
+)
+"""The kinds that count as a tool call."""
+
+UsageOrigin: TypeAlias = Literal["step", "nested", "failed_attempt", "compaction"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one request to a model, or the sum of several.
+
+    The parts are contained in the wholes, as in OpenAI's API: cached, cache-write, audio and image input
+    tokens are part of `input_tokens`; reasoning, audio and image output tokens are part of `output_tokens`.
+    """
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    """Input read from the provider's prompt cache."""
+    cache_write_tokens: int = 0
+    """Input written to the provider's prompt cache, for whatever time to live."""
+    cache_write_1h_tokens: int = 0
+    """The part of `cache_write_tokens` that is kept for an hour (Anthropic)."""
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+
+    def to_dict(self) -> JsonDict:
+        """JSON without the fields that are 0."""
+        return compact(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Tokens:
+        """Read what `to_dict` wrote."""
+        return cls(**known(cls, data))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a usage cost in US dollars, or why that is not known."""
+
+    usd: str | None = None
+    """The exact amount as a decimal string, e.g. "0.00031"; None if it is unknown (never 0 for unknown)."""
+    source: str = ""
+    """Where the prices come from: "litellm", "user", "provider"."""
+    version: str = ""
+    """The version of the price table, e.g. "1.83.0+sha256:0f3c9a1b2d4e"."""
+    model: str = ""
+    """The entry of the table that was used."""
+    reason: str = ""
+    """Why `usd` is None; with an amount, what the amount leaves out."""
+
+    @property
+    def amount(self) -> Decimal | None:
+        """`usd` as a number."""
+        return None if self.usd is None else Decimal(self.usd)
+
+    def to_dict(self) -> JsonDict:
+        """JSON without the fields that have their defaults."""
+        return compact(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Price:
+        """Read what `to_dict` wrote."""
+        return cls(**known(cls, data))
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """What one model call used (or, for a nested plain run, what several calls of one model used)."""
+
+    tokens: Tokens = Tokens()
+    """The sum over all requests."""
+    total_tokens: int = 0
+    """As the provider gives it; input plus output where it does not."""
+    requests: int = 0
+    entries: tuple[Tokens, ...] = ()
+    """One per request, where there was more than one: tiers of prices are decided per request."""
+    model: str = ""
+    """The model that answered; "" if the provider did not say."""
+    requested_model: str = ""
+    provider: str = ""
+    """As LiteLLM names it ("openai", "anthropic", "azure", …); "" if unknown."""
+    service_tier: str = ""
+    """For instance "flex" or "priority"; "" for the standard tier."""
+    estimated: bool = False
+    """The tokens were counted here because the provider gave none."""
+    estimate_note: str = ""
+    """How they were counted."""
+    origin: UsageOrigin = "step"
+    """What made the call: the "step" itself, a "nested" plain `Runner.run` inside it, a "failed_attempt" that
+    the provider had billed, or the "compaction" of a session."""
+    agent: str = ""
+    """The agent of a nested run, where it is not the agent of the step."""
+    price: Price | None = None
+
+    @property
+    def priced_requests(self) -> tuple[Tokens, ...]:
+        """The tokens of each request, also where there was only one."""
+        return self.entries or (self.tokens,)
+
+    @property
+    def billed_model(self) -> str:
+        """The model that answered, or else the one that was asked for."""
+        return self.model or self.requested_model
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there are any token counts; a provider that gives none leaves everything at 0."""
+        return bool(self.tokens.input_tokens or self.tokens.output_tokens or self.total_tokens)
+
+    def with_price(self, price: Price) -> UsageRecord:
+        """The same usage with its price."""
+        return replace(self, price=price)
+
+    def to_dict(self) -> JsonDict:
+        """JSON without the fields that have their defaults; the tokens lie flat beside the other fields."""
+        out = compact(self)
+        tokens = out.pop("tokens", {})
+        return {**tokens, **out}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> UsageRecord:
+        """Read what `to_dict` wrote."""
+        values = known(cls, data)
+        values["tokens"] = Tokens.from_dict(data)
+        values["entries"] = tuple(Tokens.from_dict(entry) for entry in data.get("entries", ()))
+        if data.get("price") is not None:
+            values["price"] = Price.from_dict(data["price"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """How many items a model's answer (or a whole run) brought."""
+
+    messages: int = 0
+    reasoning: int = 0
+    tool_calls: int = 0
+    """Calls of any tool, handoffs included: for the model they are tool calls."""
+    items: int = 0
+    """All of them."""
+
+    def __add__(self, other: ItemCounts) -> ItemCounts:
+        return ItemCounts(
+            self.messages + other.messages,
+            self.reasoning + other.reasoning,
+            self.tool_calls + other.tool_calls,
+            self.items + other.items,
+        )
+
+    def to_dict(self) -> JsonDict:
+        """JSON without the fields that are 0."""
+        return compact(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ItemCounts:
+        """Read what `to_dict` wrote."""
+        return cls(**known(cls, data))
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """How a step failed."""
+
+    type: str
+    message: str = ""
+
+    def to_dict(self) -> JsonDict:
+        """JSON."""
+        return compact(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ErrorRecord:
+        """Read what `to_dict` wrote."""
+        return cls(**known(cls, data))
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one step did and used, without its input and output."""
+
+    kind: StepKind
+    step_id: str
+    """The id that the step has for the engine, before hashing."""
+    name: str = ""
+    """What was called: the tool, the guardrail, the agent handed over to, the requested model."""
+    agent: str = ""
+    """The agent on whose behalf the step ran."""
+    path: tuple[str, ...] = ()
+    """The nesting: the outermost agent first, then one part per agent called as a tool, e.g. ("triage",
+    "research#1")."""
+    order: int = 0
+    """The place in the order in which the run asked for its steps; the same on each replay."""
+    call_id: str = ""
+    """The id which the model gave to the tool call."""
+    started_at: float = 0.0
+    """Seconds since the epoch at which the last attempt began."""
+    duration: float = 0.0
+    """Seconds which the last attempt took."""
+    waited: float = 0.0
+    """Seconds between the first request for the step and the start of its last attempt: queue and backoff."""
+    attempts: int = 1
+    """How many attempts were begun, the last one included."""
+    error: ErrorRecord | None = None
+    """The final failure; None if the step succeeded."""
+    usage: UsageRecord | None = None
+    """The step's own model call."""
+    nested: tuple[UsageRecord, ...] = ()
+    """All else that was billed while the step ran; see `UsageRecord.origin`."""
+    counts: ItemCounts = ItemCounts()
+    """What the model's answer brought."""
+    finish_reasons: tuple[str, ...] = ()
+    response_id: str = ""
+    estimated_input_tokens: int = 0
+    """What a budget had counted before the call, so that a replay decides the same."""
+
+    @property
+    def attempt(self) -> int:
+        """The last attempt, counted from 0."""
+        return self.attempts - 1
+
+    @property
+    def ended_at(self) -> float:
+        """Seconds since the epoch."""
+        return self.started_at + self.duration
+
+    @property
+    def usages(self) -> tuple[UsageRecord, ...]:
+        """The step's own usage, if it has one, and all nested ones."""
+        return self.nested if self.usage is None else (self.usage, *self.nested)
+
+    @property
+    def is_tool_call(self) -> bool:
+        """Whether the step counts as a tool call."""
+        return self.kind in TOOL_KINDS
+
+    def to_dict(self) -> JsonDict:
+        """JSON without the fields that have their defaults, and with the version of the schema as `v`."""
+        return {"v": SCHEMA_VERSION, **compact(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StepRecord:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: the record is of a newer schema than this version of the package knows.
+        """
+        check_version(data.get("v", SCHEMA_VERSION), SCHEMA_VERSION, "step record")
+        values = known(cls, data)
+        for name, reader in _PARTS.items():
+            if values.get(name) is not None:
+                values[name] = reader(values[name])
+        for name in ("path", "finish_reasons"):
+            if name in values:
+                values[name] = tuple(values[name])
+        if "nested" in values:
+            values["nested"] = tuple(UsageRecord.from_dict(item) for item in values["nested"])
+        return cls(**values)
+
+
+_PARTS: Final = {
+    "error": ErrorRecord.from_dict,
+    "usage": UsageRecord.from_dict,
+    "counts": ItemCounts.from_dict,
+}
+
+
+def check_version(found: object, known_version: int, what: str) -> None:
+    """Refuse what a newer version of the package has written.
+
+    Raises:
+        ValueError: `found` is no whole number, or greater than `known_version`.
+    """
+    if not isinstance(found, int) or found > known_version:
+        raise ValueError(
+            f"{what} of schema version {found!r}: this inngest-agents reads up to {known_version}; "
+            "deploy the version that wrote it, or a newer one",
+        )
+
+
+def usage_from_response(
+    response: ModelResponse,
+    *,
+    model: str = "",
+    requested_model: str = "",
+    provider: str = "",
+    service_tier: str = "",
+) -> UsageRecord:
+    """Read a model response's usage, with its per-request entries.
+
+    Args:
+        response: what the model gave back; `raw_usage` is read for what the SDK's own usage leaves out (audio
+            and image tokens, cache writes of an hour), where the run keeps it.
+        model: the model that answered, if known.
+        requested_model: the model that was asked for.
+        provider: as LiteLLM names it.
+        service_tier: the tier that the provider billed.
+    """
+    usage = response.usage
+    tokens = _tokens(usage)
+    raw = response.raw_usage or {}
+    if usage.requests <= 1:
+        # The provider's own payload is of one request: the SDK's sum over several has none.
+        tokens = _add_raw_details(tokens, raw)
+    entries = tuple(_tokens(entry) for entry in usage.request_usage_entries)
+    return UsageRecord(
+        tokens=tokens,
+        total_tokens=usage.total_tokens or tokens.input_tokens + tokens.output_tokens,
+        requests=usage.requests or 1,
+        entries=entries if len(entries) > 1 else (),
+        model=model or str(raw.get("model") or ""),
+        requested_model=requested_model,
+        provider=provider,
+        service_tier=service_tier or str(raw.get("service_tier") or ""),
+    )
+
+
+def _tokens(usage: Any) -> Tokens:
+    """Read the SDK's `Usage` or `RequestUsage`; providers leave details out or null."""
+    input_details, output_details = usage.input_tokens_details, usage.output_tokens_details
+    return Tokens(
+        input_tokens=usage.input_tokens or 0,
+        cached_input_tokens=getattr(input_details, "cached_tokens", 0) or 0,
+        cache_write_tokens=getattr(input_details, "cache_write_tokens", 0) or 0,
+        output_tokens=usage.output_tokens or 0,
+        reasoning_tokens=getattr(output_details, "reasoning_tokens", 0) or 0,
+    )
+
+
+def _add_raw_details(tokens: Tokens, raw: Mapping[str, Any]) -> Tokens:
+    """Add what only the provider's payload tells, by the names of the Responses and Chat Completions APIs."""
+    given = _mapping(raw, "input_tokens_details", "prompt_tokens_details")
+    made = _mapping(raw, "output_tokens_details", "completion_tokens_details")
+    writes = _mapping(given, "cache_creation_token_details") or _mapping(raw, "cache_creation")
+    return replace(
+        tokens,
+        cache_write_tokens=tokens.cache_write_tokens
+        or _count(given, "cache_creation_tokens")
+        or _count(raw, "cache_creation_input_tokens"),
+        cache_write_1h_tokens=_count(writes, "ephemeral_1h_input_tokens"),
+        audio_input_tokens=_count(given, "audio_tokens"),
+        image_input_tokens=_count(given, "image_tokens"),
+        audio_output_tokens=_count(made, "audio_tokens"),
+        image_output_tokens=_count(made, "image_tokens"),
+    )
+
+
+def _mapping(raw: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((raw[name] for name in names if isinstance(raw.get(name), Mapping)), {})
+
+
+def _count(raw: Mapping[str, Any], name: str) -> int:
+    value = raw.get(name)
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def count_items(output: Iterable[Any]) -> ItemCounts:
+    """Count the output items of a model's answer.
+
+    Args:
+        output: items as the SDK has them (objects with `type`) or as JSON (mappings with "type"). Types that
+            the SDK does not know count as items.
+    """
+    messages = reasoning = tool_calls = items = 0
+    for item in output:
+        kind = str(item.get("type", "") if isinstance(item, Mapping) else getattr(item, "type", ""))
+        items += 1
+        messages += kind == "message"
+        reasoning += kind == "reasoning"
+        tool_calls += kind.endswith("_call")
+    return ItemCounts(messages, reasoning, tool_calls, items)
