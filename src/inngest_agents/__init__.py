@@ -1,1 +1,19 @@
 """Durable runs of the OpenAI Agents SDK on Inngest."""
+
+from inngest_agents.errors import ContextConflictError, DivergenceError, UnsupportedError
+from inngest_agents.journal import idempotency_key
+from inngest_agents.options import DurableOptions, ToolOptions, tool_options
+from inngest_agents.result import DurableRunResult
+from inngest_agents.runner import DurableRunner
+
+__all__ = [
+    "ContextConflictError",
+    "DivergenceError",
+    "DurableOptions",
+    "DurableRunResult",
+    "DurableRunner",
+    "ToolOptions",
+    "UnsupportedError",
+    "idempotency_key",
+    "tool_options",
+]

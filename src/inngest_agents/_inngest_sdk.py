@@ -1,0 +1,372 @@
+"""Every private name of the Inngest SDK that this package touches, and what each is for.
+
+The public `step.run` cannot be used for the steps of an agent run: it answers one step a request, counts repeated
+ids in the order of the calls (which is not stable between concurrent calls), copies all memos on each look-up, and
+ends the request from inside the caller's frames. So the journal reads the memos itself and builds the opcodes that
+`step.run` would have built. What is used:
+
+- `Step._execution` / `StepSync._execution`: `._memos` (the memoized steps), `._request.ctx` (attempt, limits),
+  `._target_hashed_id` (the step that a targeted request asks for), `._middleware`.
+- `step_lib.StepMemos._memos`: the dict of memos by hashed id; `step_lib.Output`: one memo.
+- `step_lib.StepInfo`, `StepResponse`, `ResponseInterrupt`, `SkipInterrupt`, `NestedStepInterrupt`: how a step is
+  reported and how a request ends (SDK specification, section 5.1).
+- `step_lib.in_parallel`: set inside `group.parallel`, where steps must be planned and not run.
+- `execution_lib.CallResult` and `comm_lib.CommResponse.prep_call_result`'s shape: what the 206 answer holds for a
+  step, so that a checkpointed step is exactly the same JSON.
+- `middleware_lib.MiddlewareManager`: `transform_output` (encryption and others see checkpointed outputs as they see
+  others), `before_execution`, `_raw_request` (the framework's request, whose body has the ids for checkpointing).
+- `execution_lib.models._in_step`: makes a `step.run` inside one of our steps the SDK's own clear error.
+- the client's `api_origin`, `signing_key`, `signing_key_fallback`, `env`: where checkpoints go.
+
+All of it is checked when this module is imported; tests/contract has a test per name.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import inngest
+
+try:
+    from inngest._internal import const as _const
+    from inngest._internal import errors as _errors
+    from inngest._internal import net as _net
+    from inngest._internal import server_lib as _server_lib
+    from inngest._internal import step_lib as _step_lib
+    from inngest._internal import transforms as _transforms
+    from inngest._internal import types as _types
+    from inngest._internal.comm_lib import models as _comm_models
+    from inngest._internal.execution_lib import models as _execution_models
+    from inngest._internal.step_lib import base as _step_base
+
+    Opcode = _server_lib.Opcode
+    ResponseInterrupt = _step_lib.ResponseInterrupt
+    SkipInterrupt = _step_lib.SkipInterrupt
+    NestedStepInterrupt = _step_base.NestedStepInterrupt
+    StepResponse = _step_lib.StepResponse
+    ErrorCode = _server_lib.ErrorCode
+    hash_step_id = _transforms.hash_step_id
+    hash_signing_key = _transforms.hash_signing_key
+    _in_step = _execution_models._in_step
+    _in_parallel = _step_lib.in_parallel
+    _prep_call_result = _comm_models._prep_call_result
+    _CallResult = _execution_models.CallResult
+    _StepInfo = _step_lib.StepInfo
+    _StepUserlandInfo = _step_base.StepUserlandInfo
+    _create_headers = _net.create_headers
+    _EmptySentinel = _types.EmptySentinel
+    _SDK_VERSION = _const.VERSION
+except (ImportError, AttributeError) as error:  # pragma: no cover - depends on the installed version
+    raise ImportError(
+        f"inngest-agents needs a name of the Inngest SDK that the installed version {inngest.__name__} "
+        f"{getattr(inngest, '__version__', '(unknown)')} does not have: {error}. "
+        "Install a version in the tested range (see pyproject.toml), e.g. pip install 'inngest>=0.5.19,<0.6'."
+    ) from error
+
+if TYPE_CHECKING:
+    from inngest._internal.step_lib.step_async import Step
+    from inngest._internal.step_lib.step_sync import StepSync
+
+    AnyStep = Step | StepSync
+
+STEP_TYPES: Final = (_step_lib.Step, _step_lib.StepSync)
+"""The types that `ctx.step` has in an async and in a sync Inngest function."""
+
+
+class StepInfo(_StepInfo):
+    """The SDK's `StepInfo` with the two optional fields of an opcode that the Python SDK does not know.
+
+    `timing` gives the dashboard its timeline, `metadata` its tokens and cost; both are fields of the opcode in the
+    server's checkpoint and 206 bodies.
+    """
+
+    timing: dict[str, int] | None = None
+    metadata: list[dict[str, Any]] | None = None
+
+
+# The base class's annotations are resolved among the names of its own module.
+StepInfo.model_rebuild(_types_namespace=vars(_step_base))
+
+
+class NoOpStepInfo(StepInfo):
+    """Opcode `None`: ends this request without telling the server anything about the run."""
+
+    op: str = "None"  # type: ignore[assignment]
+
+
+NoOpStepInfo.model_rebuild(_types_namespace=vars(_step_base))
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    """What the server remembers of a finished step: its value, or the error of its last attempt."""
+
+    value: Any
+    error: MemoError | None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoError:
+    """The error of a step that failed for good."""
+
+    name: str
+    message: str
+    stack: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointTarget:
+    """Where and as what finished steps are saved while the request is open (specification, section 10.3.1)."""
+
+    url: str
+    ids: Mapping[str, Any]
+    """`run_id`, `fn_id`, `qi_id`, `request_id`, `generation_id` as they came in the Call Request."""
+    signing_keys: tuple[str, ...]
+    """The signing key and the fallback key, as far as they are set."""
+    headers: Mapping[str, str]
+
+
+class EngineRequest:
+    """One Call Request of the engine, seen through the `step` object that the user passes on.
+
+    Raises:
+        TypeError: `step` is not the `step` of an Inngest context.
+    """
+
+    __slots__ = ("_execution", "_memos", "_middleware", "_step", "is_sync")
+
+    def __init__(self, step: AnyStep) -> None:
+        if not isinstance(step, STEP_TYPES):
+            raise TypeError(
+                f"step must be the step object of an Inngest function's context, not {type(step).__name__}. "
+                "Write: await DurableRunner.run(agent, input, step=ctx.step)"
+            )
+        self._step = step
+        execution: Any = step._execution
+        self._execution = execution
+        self._memos: dict[str, Any] = execution._memos._memos
+        self._middleware: Any = step._middleware
+        self.is_sync: bool = isinstance(step, _step_lib.StepSync)
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return str(self._execution._request.ctx.run_id)
+
+    @property
+    def attempt(self) -> int:
+        """How often this request was tried before, from 0."""
+        return int(self._execution._request.ctx.attempt)
+
+    @property
+    def max_attempts(self) -> int | None:
+        """How often a step is tried at most; None if the server does not say."""
+        value: int | None = self._execution._request.ctx.max_attempts
+        return value
+
+    @property
+    def target(self) -> str | None:
+        """The hashed id of the only step that this request may run; None in an ordinary request."""
+        value: str | None = self._execution._target_hashed_id
+        return value
+
+    @property
+    def disable_immediate_execution(self) -> bool:
+        """Whether a new step must be planned, because other steps of a parallel plan are still under way."""
+        return bool(self._execution._request.ctx.disable_immediate_execution)
+
+    @property
+    def in_parallel_group(self) -> bool:
+        """Whether the caller is inside `group.parallel`, where steps are planned and not run."""
+        return bool(_in_parallel.get())
+
+    @property
+    def memo_count(self) -> int:
+        """How many memos no step has asked for yet."""
+        return len(self._memos)
+
+    def take_memo(self, hashed_id: str) -> Memo | None:
+        """The memo of a step, once; None if the step has not finished yet."""
+        output = self._memos.pop(hashed_id, None)
+        if output is None:
+            return None
+        error = output.error
+        if error is not None:
+            return Memo(None, MemoError(error.name, error.message, error.stack))
+        return Memo(output.data, None)
+
+    def has_memo(self, hashed_id: str) -> bool:
+        """Whether a step has finished already."""
+        return hashed_id in self._memos
+
+    async def before_execution(self) -> None:
+        """Tell the middleware, once a request, that new code runs from here."""
+        if self.is_sync:
+            self._middleware.before_execution_sync()
+        else:
+            await self._middleware.before_execution()
+
+    async def opcode(self, response: StepResponse) -> dict[str, Any]:
+        """A finished step as the opcode that the 206 answer would hold, after the middleware's transforms.
+
+        Raises:
+            Exception: what a middleware raised, or the SDK's `OutputUnserializableError`.
+        """
+        result = _CallResult.from_responses([response])
+        if self.is_sync:
+            failed = self._middleware.transform_output_sync(result)
+        else:
+            failed = await self._middleware.transform_output(result)
+        if isinstance(failed, Exception):
+            raise failed
+        assert result.multi is not None
+        body = _prep_call_result(result.multi[0])
+        if isinstance(body, Exception):
+            raise body
+        assert isinstance(body, dict)
+        return body
+
+    def checkpoint_target(self) -> CheckpointTarget | str:
+        """Where finished steps can be saved, or the reason why they cannot."""
+        if self.target is not None:
+            return "the request is for one step of a parallel plan"
+        body = _request_body(self._middleware._raw_request)
+        if body is None:
+            return f"the body of a {type(self._middleware._raw_request).__name__} can't be read"
+        try:
+            ctx = json.loads(body)["ctx"]
+        except (ValueError, KeyError, TypeError):
+            return "the request's body is not the JSON of a Call Request"
+        if not ctx.get("qi_id") or not ctx.get("fn_id"):
+            return "the server offers no checkpointing (no qi_id in the request)"
+        client = self._middleware.client
+        ids = {key: ctx[key] for key in ("fn_id", "qi_id", "request_id", "generation_id") if ctx.get(key) is not None}
+        keys = tuple(key for key in (client.signing_key, client.signing_key_fallback) if key)
+        headers = _create_headers(env=client.env, framework=None, server_kind=None)
+        return CheckpointTarget(
+            url=f"{client.api_origin.rstrip('/')}/v1/checkpoint/{self.run_id}/async",
+            ids={"run_id": self.run_id, **ids},
+            signing_keys=tuple(hash_signing_key(key) for key in keys),
+            headers={key: value for key, value in headers.items() if key.lower() != "content-type"},
+        )
+
+    @property
+    def is_connect(self) -> bool:
+        """Whether the request came over a Connect WebSocket and not over HTTP."""
+        return hasattr(self._middleware._raw_request, "request_payload")
+
+
+def step_info(
+    step_id: str,
+    hashed_id: str,
+    op: Opcode,
+    *,
+    opts: dict[str, Any] | None = None,
+    timing: dict[str, int] | None = None,
+    metadata: list[dict[str, Any]] | None = None,
+) -> StepInfo:
+    """The description of a step in an opcode, with the names that the dashboard shows."""
+    return StepInfo(
+        display_name=step_id,
+        id=hashed_id,
+        name=step_id,
+        op=op,
+        opts=opts,
+        userland=_StepUserlandInfo(id=step_id, index=None),
+        timing=timing,
+        metadata=metadata,
+    )
+
+
+def mark_in_step() -> contextvars.Token[bool]:
+    """Make a `step.run` in the current context the SDK's own "nested step" interrupt."""
+    return _in_step.set(True)
+
+
+def unmark_in_step(token: contextvars.Token[bool]) -> None:
+    """Undo `mark_in_step`."""
+    _in_step.reset(token)
+
+
+def end_quietly() -> ResponseInterrupt:
+    """The interrupt that ends a request without reporting anything: the run belongs to another worker now."""
+    return ResponseInterrupt(StepResponse(step=NoOpStepInfo(display_name="", id="")))
+
+
+def _request_body(raw_request: object) -> bytes | str | None:
+    """The body of a framework's request object; None where it can't be had without waiting.
+
+    FastAPI and Starlette keep what was read in `_body`; Flask gives `get_data()`, Django and Tornado `body`, Connect
+    `request_payload`, DigitalOcean functions a dict with the event.
+    """
+    for attribute in ("_body", "request_payload"):
+        value = getattr(raw_request, attribute, None)
+        if isinstance(value, (bytes, str)):
+            return value
+    get_data = getattr(raw_request, "get_data", None)
+    if callable(get_data):
+        data = get_data()
+        return data if isinstance(data, (bytes, str)) else None
+    value = getattr(raw_request, "body", None)
+    return value if isinstance(value, (bytes, str)) else None
+
+
+class _StoredError(_errors.Error):
+    """A step's error under the name that tells its module too, so that its type can be found again."""
+
+    def __init__(self, name: str, message: str, stack: str | None) -> None:
+        super().__init__(message)
+        self._name, self._stack = name, stack
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def stack(self) -> str | None:
+        return self._stack
+
+
+def step_error(error: Exception, name: str) -> Exception:
+    """An error as the SDK reports it for a step, but under `name`."""
+    return _StoredError(name, str(error), _transforms.get_traceback(error))
+
+
+def make_step(
+    client: inngest.Inngest,
+    memos: dict[str, Any],
+    *,
+    run_id: str,
+    attempt: int,
+    max_attempts: int,
+    target: str | None,
+) -> Step:
+    """A `step` object as the SDK makes it for one Call Request; for `inngest_agents.testing`."""
+    from inngest._internal import execution_lib, middleware_lib
+
+    timings = _net.ServerTimings()
+    middleware = middleware_lib.MiddlewareManager.from_client(client, None, timings)
+    request = _server_lib.ServerRequest.from_raw(
+        {
+            "ctx": {
+                "attempt": attempt,
+                "disable_immediate_execution": False,
+                "max_attempts": max_attempts,
+                "run_id": run_id,
+                "stack": {"stack": list(memos)},
+            },
+            "event": {"name": "test", "data": {}},
+            "events": [],
+            "steps": {},
+            "use_api": False,
+        }
+    )
+    if isinstance(request, Exception):
+        raise request
+    stored = _step_lib.StepMemos.from_raw(dict(memos))
+    execution = execution_lib.ExecutionV0(stored, middleware, request, target, timings)
+    return _step_lib.Step(client, execution, middleware, _step_lib.StepIDCounter(), target)

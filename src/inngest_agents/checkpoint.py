@@ -1,0 +1,166 @@
+"""Saves finished steps while the request stays open (specification, section 10.3.1).
+
+One save is `POST {api}/v1/checkpoint/{run_id}/async` with the opcodes that the 206 answer would have held. Steps
+that finish while a save is under way go out together with the next one. A save that nobody waits for yet lingers for a moment
+(`LINGER_SECONDS`), because the next model call may end within it and a tool that waits for that response sends both.
+
+A save is repeated on a cut connection or a 5xx, since the server ignores a step that it has already. If it stays
+impossible, the steps are answered in the 206 as if there were no checkpointing. 409 means that another worker owns the
+run, 404 that the run has ended: then everything stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+import httpx
+
+from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
+
+logger = logging.getLogger("inngest_agents")
+
+LINGER_SECONDS: Final = 0.002
+"""How long a save that nobody waits for is held back, so that it goes out with the next one."""
+
+RETRY_DELAYS: Final = (0.05, 0.2)
+"""Seconds before a save is tried again; then the 206 takes over."""
+
+TIMEOUT_SECONDS: Final = 10.0
+"""How long one save may take. A slow API costs time and never a step."""
+
+
+class SaveOutcome(enum.Enum):
+    """What became of the saves so far."""
+
+    SAVED = "saved"
+    FAILED = "failed"
+    """Some steps could not be saved and must be answered in the 206."""
+    LOST = "lost"
+    """The run has ended or belongs to another worker."""
+
+
+_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
+
+
+def _client() -> httpx.AsyncClient:
+    """The keep-alive connections of this event loop."""
+    loop = asyncio.get_running_loop()
+    client = _clients.get(loop)
+    if client is None:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
+        client = _clients[loop] = httpx.AsyncClient(limits=limits, timeout=TIMEOUT_SECONDS, trust_env=False)
+    return client
+
+
+async def close_connections() -> None:
+    """Close the connections of the running event loop; for loops that end, such as that of `run_sync`."""
+    client = _clients.pop(asyncio.get_running_loop(), None)
+    if client is not None:
+        await client.aclose()
+
+
+class Checkpointer:
+    """The saves of one request of the engine.
+
+    Args:
+        target: where and as what steps are saved.
+        on_lost: called once when the run has ended or belongs to another worker.
+    """
+
+    def __init__(self, target: CheckpointTarget, *, on_lost: Callable[[], None]) -> None:
+        self._target = target
+        self._on_lost = on_lost
+        self._prefix = json.dumps(dict(target.ids))[:-1] + ', "steps": ['
+        self._key = 0
+        self._waiting: list[tuple[bytes, StepResponse]] = []
+        self._sending: list[tuple[bytes, StepResponse]] = []
+        self._outcome = SaveOutcome.SAVED
+        self._worker: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self.saved_any = False
+        """Whether a step of this request was saved: the server then counts attempts from 0 again."""
+
+    @property
+    def unsaved(self) -> list[StepResponse]:
+        """The steps that the 206 must answer."""
+        return [response for _, response in (*self._sending, *self._waiting)]
+
+    def add(self, opcode: dict[str, Any], response: StepResponse) -> None:
+        """Save a finished step soon."""
+        self._waiting.append((json.dumps(opcode, separators=(",", ":")).encode(), response))
+        if self._worker is None and self._outcome is SaveOutcome.SAVED:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    async def flush(self) -> SaveOutcome:
+        """Wait until every step added so far is saved, or until it is clear that it will not be."""
+        while self._worker is not None:
+            self._hurry.set()
+            await asyncio.wait((self._worker,))
+        return self._outcome
+
+    async def _work(self) -> None:
+        try:
+            while self._waiting and self._outcome is SaveOutcome.SAVED:
+                if not self._hurry.is_set():
+                    await self._linger()
+                self._hurry.clear()
+                self._sending, self._waiting = self._waiting, []
+                body = self._prefix.encode() + b",".join(step for step, _ in self._sending) + b"]}"
+                self._outcome = await self._save(body)
+                if self._outcome is SaveOutcome.SAVED:
+                    self.saved_any = True
+                    self._sending = []
+        finally:
+            self._worker = None
+        if self._outcome is SaveOutcome.LOST:
+            self._on_lost()
+
+    async def _linger(self) -> None:
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._hurry.wait()
+        except TimeoutError:
+            pass
+
+    async def _save(self, body: bytes) -> SaveOutcome:
+        for delay in (*RETRY_DELAYS, None):
+            status, reason = await self._post(body)
+            if status == 401 and self._key + 1 < len(self._target.signing_keys):
+                self._key += 1  # a one-way switch (section 10.3.4)
+                status, reason = await self._post(body)
+            if status is not None and status < 300:
+                return SaveOutcome.SAVED
+            if status in (404, 409, 410):
+                logger.warning(
+                    "run %s: %s; this worker stops working on it",
+                    self._target.ids["run_id"],
+                    "another worker owns it now" if status == 409 else "it has ended",
+                )
+                return SaveOutcome.LOST
+            if delay is None or (status is not None and status < 500 and status != 429):
+                break
+            await asyncio.sleep(delay)
+        logger.warning(
+            "run %s: could not save %d finished steps at %s (%s); they are answered in the standard way",
+            self._target.ids["run_id"],
+            len(self._sending),
+            self._target.url,
+            reason,
+        )
+        return SaveOutcome.FAILED
+
+    async def _post(self, body: bytes) -> tuple[int | None, str]:
+        headers = {**self._target.headers, "content-type": "application/json"}
+        if self._target.signing_keys:
+            headers["authorization"] = f"Bearer {self._target.signing_keys[self._key]}"
+        try:
+            answer = await _client().post(self._target.url, content=body, headers=headers)
+        except httpx.HTTPError as error:
+            return None, f"{type(error).__name__}: {error}"
+        return answer.status_code, f"HTTP {answer.status_code}: {answer.text[:200]}"

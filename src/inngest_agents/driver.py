@@ -1,0 +1,407 @@
+"""Answers the journal's requests: from the memo, by running the step, or by planning it.
+
+There is one driver for each request of the engine; all durable runs that the user's function starts in that
+request share it. The SDK's loop of each run is an inner task; the user's own coroutine waits in `drive`. A request of the engine
+ends in that coroutine's frame, after the inner task was cancelled, so the SDK never sees Inngest's interrupts.
+
+With checkpointing, every new step starts at once, is saved when it has finished, and the run goes on; so parallel steps
+overlap without planning requests. When a step fails, what is in flight is finished and saved first, then the request
+ends with the failed step, so that the engine retries that one alone.
+
+Without it (specification, section 5.3.1): one new step alone is run and ends the request, several are planned, and a
+targeted request runs its target only. Which steps belong together is found by waiting until the loop has been idle for
+some turns; that decides how wide a plan is and never whether it is right: a step that comes late is simply found by a
+later request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+import weakref
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import inngest
+
+from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.checkpoint import Checkpointer, SaveOutcome
+from inngest_agents.errors import qualified_name, rebuild
+from inngest_agents.journal import StepRequest, StepScope, inside_step
+
+logger = logging.getLogger("inngest_agents")
+
+T = TypeVar("T")
+
+IDLE_TURNS: Final = 64
+"""Turns of the event loop without a new request after which a batch counts as whole (measured: gaps of 15 to 43)."""
+
+TARGET_GRACE_SECONDS: Final = 10.0
+"""How long a targeted request waits for its step to be asked for before it reports that it can't be found."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Asked:
+    """A step that was asked for and has no memo."""
+
+    request: StepRequest
+    future: asyncio.Future[dict[str, Any]]
+    run: _Run | None
+    task: asyncio.Task[None] | None = None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Run:
+    """One durable run under way in this request."""
+
+    inner: asyncio.Task[Any]
+
+
+_drivers: weakref.WeakKeyDictionary[Any, Driver] = weakref.WeakKeyDictionary()
+
+
+class Driver:
+    """Runs the steps of one request of the engine. Make one with `Driver.for_step`."""
+
+    def __init__(
+        self, engine: sdk.EngineRequest, *, checkpoint: bool, max_runtime: float | None, before: Driver | None
+    ) -> None:
+        self.engine = engine
+        self.loop = asyncio.get_running_loop()
+        self._asked: dict[str, _Asked] = {}
+        self._running: set[_Asked] = set()
+        self._runs: list[_Run] = []
+        self._end: asyncio.Future[BaseException] = self.loop.create_future()
+        self._stopping: list[sdk.StepResponse] | None = None
+        self._raised: Exception | None = None
+        self._activity = 0
+        self._replaying = engine.memo_count > 0
+        self._settling: asyncio.Task[None] | None = None
+        self._concluding: asyncio.Task[None] | None = None
+        self.plan_only = engine.in_parallel_group
+        self.names: dict[str, int] = before.names if before is not None else {}
+        """How many runs of each name the function has started, for their ids."""
+        self.started: float = before.started if before is not None else time.monotonic()
+        self._saved_before = before is not None and before.saved_any
+        self._saver = self._make_saver() if checkpoint else None
+        self._deadline = None if max_runtime is None or engine.is_connect else self.started + max_runtime
+
+    @classmethod
+    def for_step(cls, step: Any, *, checkpoint: bool, max_runtime: float | None) -> Driver:
+        """The driver of the request that `step` belongs to.
+
+        Raises:
+            TypeError: `step` is not the `step` of an Inngest context.
+        """
+        engine = sdk.EngineRequest(step)
+        found = _drivers.get(step)
+        # A sync function runs each of its durable runs in an event loop of its own.
+        if found is not None and found.loop is asyncio.get_running_loop():
+            found.plan_only = engine.in_parallel_group
+            return found
+        driver = cls(engine, checkpoint=checkpoint, max_runtime=max_runtime, before=found)
+        _drivers[step] = driver
+        return driver
+
+    def _make_saver(self) -> Checkpointer | None:
+        if self.plan_only or self.engine.disable_immediate_execution:
+            return None  # other requests of this run may be under way: only planned steps are safe
+        target = self.engine.checkpoint_target()
+        if isinstance(target, str):
+            logger.debug("run %s: no checkpointing: %s", self.engine.run_id, target)
+            return None
+        return Checkpointer(target, on_lost=self._lost)
+
+    @property
+    def saved_any(self) -> bool:
+        """Whether a step of this request was saved; the server then counts attempts from 0 again."""
+        return self._saved_before or (self._saver is not None and self._saver.saved_any)
+
+    def unique_name(self, name: str) -> str:
+        """The name of a run for its step ids: "triage", and for later runs of that name "triage:1", "triage:2"."""
+        count = self.names.get(name, 0)
+        self.names[name] = count + 1
+        return name if count == 0 else f"{name}:{count}"
+
+    async def drive(self, main: Callable[[], Awaitable[T]]) -> T:
+        """Run the SDK's loop until it has a result or this request of the engine ends.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
+            Exception: what the loop raised.
+        """
+        inner = self.loop.create_task(_as_coroutine(main))
+        run = _Run(inner)
+        self._runs.append(run)
+        try:
+            await asyncio.wait((inner, self._end), return_when=asyncio.FIRST_COMPLETED)
+            if not self._end.done():
+                await self._finish(run)
+            if self._end.done():
+                raise self._end.result()
+            return inner.result()
+        finally:
+            await self._cancel(run)
+            self._runs.remove(run)
+
+    async def _finish(self, run: _Run) -> None:
+        """A loop has ended: nothing of it may run on, and all its steps must be saved."""
+        await self._cancel(run)
+        if self._saver is not None and await self._saver.flush() is not SaveOutcome.SAVED:
+            self._stop([])
+            await asyncio.wait((self._end,))
+
+    async def _cancel(self, run: _Run) -> None:
+        for asked in [asked for asked in self._asked.values() if asked.run is run]:
+            self._withdraw(asked)
+        if not run.inner.done():
+            run.inner.cancel()
+            await asyncio.wait((run.inner,))
+
+    def memo(self, request: StepRequest) -> dict[str, Any] | None:
+        """The stored JSON object of a finished step; None if it has to be run.
+
+        Raises:
+            Exception: the error of a step that failed for good.
+        """
+        self._activity += 1
+        memo = self.engine.take_memo(request.hashed_id)
+        if memo is None:
+            return None
+        if memo.error is not None:
+            raise rebuild(memo.error)
+        value: dict[str, Any] = memo.value
+        return value
+
+    async def ask(self, request: StepRequest) -> dict[str, Any]:
+        """Wait for a step that has no memo. If the request of the engine ends first, the wait is cancelled.
+
+        Raises:
+            RuntimeError: two steps of the same id at the same time.
+        """
+        if request.hashed_id in self._asked:
+            raise RuntimeError(
+                f"two concurrent steps have the id {request.step_id!r}; give concurrent durable runs of the same agent "
+                "names of their own: DurableOptions(name='…')"
+            )
+        asked = _Asked(request, self.loop.create_future(), self._current_run())
+        self._asked[request.hashed_id] = asked
+        self._activity += 1
+        if self._stopping is None:
+            if self._saver is not None and not self._replaying:
+                self._start(asked)
+            elif self._settling is None:
+                self._settling = self.loop.create_task(self._settle())
+        try:
+            return await asked.future
+        except asyncio.CancelledError:
+            self._withdraw(asked)
+            raise
+
+    def _current_run(self) -> _Run | None:
+        # One run at a time is the rule; with several, a step belongs to none and ends with the request.
+        return self._runs[0] if len(self._runs) == 1 else None
+
+    def _withdraw(self, asked: _Asked) -> None:
+        """The one who asked has gone: a step that has not ended yet is cancelled, as under the plain runner."""
+        self._asked.pop(asked.request.hashed_id, None)
+        if asked.task is not None and not asked.task.done():
+            asked.task.cancel()
+
+    async def _settle(self) -> None:
+        """Wait until the loop asks for nothing more, then start, run or plan what it has asked for."""
+        idle, seen = 0, self._activity
+        while idle < IDLE_TURNS:
+            await asyncio.sleep(0)
+            idle = idle + 1 if seen == self._activity else 0
+            seen = self._activity
+        self._settling = None
+        waiting = [asked for asked in self._asked.values() if asked.task is None]
+        if self._stopping is not None or not waiting:
+            return
+        if self._saver is not None:
+            self._replaying = False
+            for asked in waiting:
+                self._start(asked)
+        elif self.engine.target is not None:
+            await self._run_target(self.engine.target)
+        elif len(waiting) > 1 or self.plan_only or self.engine.disable_immediate_execution:
+            self._stop([_response(asked.request, sdk.Opcode.PLANNED) for asked in waiting])
+        elif not self._running:
+            self._start(waiting[0])
+
+    async def _run_target(self, target: str) -> None:
+        deadline = time.monotonic() + TARGET_GRACE_SECONDS
+        while (asked := self._asked.get(target)) is None:
+            if time.monotonic() > deadline:
+                self._conclude_with(sdk.SkipInterrupt(target))
+                return
+            await asyncio.sleep(0.005)
+        if asked.task is None:
+            self._start(asked)
+
+    def _start(self, asked: _Asked) -> None:
+        self._running.add(asked)
+        asked.task = self.loop.create_task(self._execute(asked), context=asked.request.context)
+        asked.task.add_done_callback(lambda _: self._left(asked))
+
+    def _left(self, asked: _Asked) -> None:
+        """A step's task has ended, in whatever way."""
+        self._running.discard(asked)
+        task = asked.task
+        assert task is not None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Not the step's own error, but one of the driver: it must end the run and not be lost.
+            self._conclude_with(error)
+        if self._stopping is not None:
+            self._conclude()
+
+    async def _execute(self, asked: _Asked) -> None:
+        request = asked.request
+        if request.after_save and self._saver is not None and await self._saver.flush() is not SaveOutcome.SAVED:
+            self._stop([])
+            return
+        if self._stopping is not None:
+            return  # the request is ending; this step is asked for again in the next one
+        await self.engine.before_execution()
+        attempt = 0 if self.saved_any else self.engine.attempt
+        scope = StepScope(request.step_id, f"{self.engine.run_id}-{request.hashed_id[:20]}", attempt)
+        started, start = time.time_ns(), time.perf_counter_ns()
+        token = sdk.mark_in_step()
+        try:
+            with inside_step(scope):
+                payload = await request.run(scope)
+        except sdk.NestedStepInterrupt:
+            self._failed(asked, _nested_step(request), attempt, started, start)
+        except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
+            self._failed(asked, error, attempt, started, start)
+        else:
+            await self._finished(asked, payload, started, start)
+        finally:
+            sdk.unmark_in_step(token)
+
+    async def _finished(self, asked: _Asked, payload: dict[str, Any], started: int, start: int) -> None:
+        request = asked.request
+        response = _response(
+            request,
+            sdk.Opcode.STEP_RUN,
+            output=payload,
+            timing={"a": started, "b": time.perf_counter_ns() - start},
+            metadata=request.metadata(payload) if request.metadata is not None else None,
+        )
+        overdue = self._deadline is not None and time.monotonic() > self._deadline
+        if self._saver is None or (overdue and self._stopping is None):
+            self._stop([response])
+            return
+        self._saver.add(await self.engine.opcode(response), response)
+        self._asked.pop(request.hashed_id, None)
+        if not asked.future.done():
+            asked.future.set_result(payload)
+
+    def _failed(self, asked: _Asked, error: Exception, attempt: int, started: int, start: int) -> None:
+        request = asked.request
+        final = (
+            isinstance(error, inngest.NonRetriableError)
+            or getattr(error, "is_retriable", True) is False
+            or (request.is_final is not None and request.is_final(error))
+        )
+        limits = [limit for limit in (request.max_attempts, self.engine.max_attempts) if limit is not None]
+        last = bool(limits) and attempt + 1 >= min(limits)
+        if not final and not last:
+            delay = _retry_after(request, error)
+            if delay is not None and self._raised is None:
+                self._raised = inngest.RetryAfterError(
+                    f"step {request.step_id!r}: {error}", retry_after=round(delay * 1000)
+                )
+                self._raised.__cause__ = error
+        self._stop(
+            [
+                _response(
+                    request,
+                    sdk.Opcode.STEP_FAILED if final or last else sdk.Opcode.STEP_ERROR,
+                    error=sdk.step_error(error, qualified_name(error)),
+                    timing={"a": started, "b": time.perf_counter_ns() - start},
+                )
+            ]
+        )
+
+    def _stop(self, responses: list[sdk.StepResponse]) -> None:
+        """Start nothing more; end the request with `responses` once what is in flight has finished."""
+        if self._stopping is None:
+            self._stopping = []
+        self._stopping.extend(responses)
+        if not self._running:
+            self._conclude()
+
+    def _lost(self) -> None:
+        """The run has ended or belongs to another worker: stop at once, start nothing, report nothing."""
+        self._stopping = []
+        for asked in list(self._running):
+            if asked.task is not None:
+                asked.task.cancel()
+        self._conclude_with(sdk.end_quietly())
+
+    def _conclude_with(self, end: BaseException) -> None:
+        if self._stopping is None:
+            self._stopping = []
+        if not self._end.done():
+            self._end.set_result(end)
+
+    def _conclude(self) -> None:
+        if not self._running and not self._end.done() and self._concluding is None:
+            self._concluding = self.loop.create_task(self._conclude_now())
+
+    async def _conclude_now(self) -> None:
+        responses = self._stopping or []
+        retried = [response for response in responses if response.step.op == sdk.Opcode.STEP_ERROR]
+        ended = [response for response in responses if response.step.op != sdk.Opcode.STEP_ERROR]
+        unsaved: list[sdk.StepResponse] = []
+        if self._saver is not None:
+            await self._saver.flush()
+            unsaved = self._saver.unsaved
+        if self._end.done():
+            return
+        if unsaved or ended:
+            # A step that is to be retried is found again by the next request; one that has ended must not be.
+            self._conclude_with(sdk.ResponseInterrupt([*unsaved, *ended]))
+        elif self._raised is not None:
+            self._conclude_with(self._raised)
+        elif retried:
+            self._conclude_with(sdk.ResponseInterrupt(retried[:1]))
+        else:
+            self._conclude_with(RuntimeError("the request ended without anything to report; please report this bug"))
+
+
+async def _as_coroutine(main: Callable[[], Awaitable[T]]) -> T:
+    return await main()
+
+
+def _response(
+    request: StepRequest,
+    op: sdk.Opcode,
+    *,
+    output: Any = None,
+    error: Exception | None = None,
+    timing: dict[str, int] | None = None,
+    metadata: list[dict[str, Any]] | None = None,
+) -> sdk.StepResponse:
+    info = sdk.step_info(request.step_id, request.hashed_id, op, opts=request.opts, timing=timing, metadata=metadata)
+    return sdk.StepResponse(output=output, original_error=error, step=info)
+
+
+def _retry_after(request: StepRequest, error: Exception) -> float | None:
+    if isinstance(error, inngest.RetryAfterError):
+        import datetime
+
+        now = datetime.datetime.now(error.retry_after.tzinfo)
+        return max(0.0, (error.retry_after - now).total_seconds())
+    return request.retry_after(error) if request.retry_after is not None else None
+
+
+def _nested_step(request: StepRequest) -> inngest.NonRetriableError:
+    return inngest.NonRetriableError(
+        f"step {request.step_id!r} used step.run (or another method of ctx.step) inside itself. What runs in a step is one "
+        "unit for Inngest: call the function directly, or move the inner step out of the tool."
+    )

@@ -1,0 +1,160 @@
+"""The errors of durable runs.
+
+```
+inngest.NonRetriableError
+├── UnsupportedError     something that cannot be made durable was asked for; raised before the first step
+├── DivergenceError      a replay asked for another step than the one that was remembered
+└── ContextConflictError parallel steps changed the same field of the user's context
+```
+
+Everything else that leaves a durable run is what `Runner.run` would have raised. Where a retry can never go better (a
+tripwire, `MaxTurnsExceeded`, a step that failed for good), the error is at the same time an
+`inngest.NonRetriableError`, so that the run fails once and not five times; `except MaxTurnsExceeded` still catches it.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import sys
+from typing import Any, cast
+
+import inngest
+
+from inngest_agents._inngest_sdk import ErrorCode, MemoError
+
+__all__ = ["ContextConflictError", "DivergenceError", "UnsupportedError"]
+
+
+class UnsupportedError(inngest.NonRetriableError):
+    """Something was asked for that cannot be made durable; the message says what to do instead."""
+
+
+class DivergenceError(inngest.NonRetriableError):
+    """A replay asked for another step than the one that was remembered under the same id.
+
+    The code, the agents or their input changed while the run was under way. Attributes: `step_id`, `expected` (what the
+    memo was made for), `found` (what the replay asks for).
+    """
+
+    def __init__(self, step_id: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"the replay of step {step_id!r} asks for {found}, but the step was run for {expected}. "
+            "The code or the input of the run changed under way: deploy the old code until the run has ended, start the "
+            "run anew, or pass DurableOptions(divergence='warn') to go on with what was remembered."
+        )
+        self.step_id = step_id
+        self.expected = expected
+        self.found = found
+
+
+class ContextConflictError(inngest.NonRetriableError):
+    """Two steps that ran in parallel changed the same field of the user's context to different values."""
+
+
+def qualified_name(error: BaseException) -> str:
+    """The name under which an error is stored: bare for a builtin ("ValueError"), else with its module."""
+    cls = getattr(type(error), "__durable_origin__", type(error))
+    return cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def rebuild(memo: MemoError) -> Exception:
+    """The error of a failed step, with its original type where that is loaded, and its message.
+
+    Nothing is imported for it, and no constructor runs. An unknown type becomes an `inngest.StepError` of that name.
+    """
+    cls = _find_class(memo.name)
+    if cls is None:
+        return _memoized(inngest.StepError(memo.message, memo.name.rpartition(".")[2], memo.stack))
+    error = cls.__new__(cls, memo.message)
+    error.args = (memo.message,)
+    if _text(error) != memo.message:
+        shown = _shown_as(cast(Any, cls))
+        error = shown.__new__(shown, memo.message)
+        error.args = (memo.message,)
+    if hasattr(cls, "__init__") and not hasattr(error, "message"):
+        error.message = memo.message  # type: ignore[attr-defined]
+    return _memoized(error)
+
+
+def _memoized(error: Exception) -> Exception:
+    error.__durable_memoized__ = True  # type: ignore[attr-defined]
+    return error
+
+
+def is_memoized(error: BaseException) -> bool:
+    """Whether an error came out of the memo of a failed step, so that a replay would only raise it again."""
+    return bool(getattr(error, "__durable_memoized__", False))
+
+
+def _text(error: Exception) -> str | None:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  a foreign __str__ may need attributes that only its __init__ sets
+        return None
+
+
+def _find_class(name: str) -> type[Exception] | None:
+    module_name, _, qualname = name.rpartition(".")
+    module = sys.modules.get(module_name) if module_name else builtins
+    while module is None and "." in module_name:  # a nested class: module.Outer.Inner
+        module_name, _, outer = module_name.rpartition(".")
+        qualname = f"{outer}.{qualname}"
+        module = sys.modules.get(module_name)
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and issubclass(found, Exception) else None
+
+
+@functools.lru_cache(maxsize=None)
+def _shown_as(cls: type[Exception]) -> type[Exception]:
+    """`cls` with a `__str__` that needs nothing but the message."""
+    return type(
+        cls.__name__,
+        (cls,),
+        {
+            "__str__": lambda self: str(self.args[0]),
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__durable_origin__": cls,
+        },
+    )
+
+
+def non_retriable(error: Exception) -> Exception:
+    """The same error, but such that Inngest does not retry the function; the original type still catches it.
+
+    The object stays the same where its type allows it (every class written in Python does), so that its attributes,
+    its traceback and what holds on to it are unharmed.
+    """
+    if isinstance(error, inngest.NonRetriableError) or getattr(error, "is_retriable", True) is False:
+        return error
+    cls = _as_non_retriable(cast(Any, type(error)))
+    try:
+        error.__class__ = cls
+    except TypeError:  # a builtin such as ValueError has another memory layout
+        twin = cls.__new__(cls, *error.args)
+        twin.args = error.args
+        twin.__dict__.update(error.__dict__)
+        twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+        return twin.with_traceback(error.__traceback__)
+    return error
+
+
+@functools.lru_cache(maxsize=None)
+def _as_non_retriable(cls: type[Exception]) -> type[Exception]:
+    return type(
+        cls.__name__,
+        (cls, inngest.NonRetriableError),
+        {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__durable_origin__": getattr(cls, "__durable_origin__", cls),
+            "is_retriable": False,
+            "quiet": False,
+            # Inngest puts `code` into the answer; classes such as openai's APIError have a `code` of their own.
+            "code": property(lambda _self: ErrorCode.NON_RETRIABLE_ERROR, lambda _self, _value: None),
+            "message": property(str, lambda _self, _value: None),
+        },
+    )

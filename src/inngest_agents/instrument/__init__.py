@@ -1,0 +1,12 @@
+"""One file for each seam of the SDK's loop. `install` wraps them all, once; outside of a durable run they do nothing."""
+
+from __future__ import annotations
+
+
+def install() -> None:
+    """Wrap the seams; importing a seam's module does it.
+
+    Raises:
+        ImportError: the installed Agents SDK lacks a seam; the message names it and the tested versions.
+    """
+    from inngest_agents.instrument import model, runs, tools  # noqa: F401

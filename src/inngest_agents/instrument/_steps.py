@@ -1,0 +1,122 @@
+"""A step around one call of the user's code: encoding, record, and errors, the same at each seam."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from inngest_agents import codec
+from inngest_agents._inngest_sdk import hash_step_id
+from inngest_agents.errors import qualified_name
+from inngest_agents.journal import (
+    SCHEMA_VERSION,
+    Journal,
+    StepRequest,
+    StepScope,
+    current_scope,
+)
+from inngest_agents.stats.records import ErrorRecord, StepKind, StepRecord
+
+
+async def run_step(
+    journal: Journal,
+    label: str,
+    kind: StepKind,
+    call: Callable[[StepScope], Awaitable[Any]],
+    *,
+    name: str = "",
+    call_id: str = "",
+    encode: Callable[[Any], Any] = codec.encode,
+    decode: Callable[[Any], Any] = codec.decode,
+    record: Callable[[StepRecord, Any], StepRecord] | None = None,
+    extra: Callable[[], dict[str, Any] | None] | None = None,
+    restore: Callable[[dict[str, Any]], None] | None = None,
+    after_save: bool = True,
+    max_attempts: int | None = None,
+    is_final: Callable[[Exception], bool] | None = None,
+    retry_after: Callable[[Exception], float | None] | None = None,
+    inputs: Any = None,
+    metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None,
+) -> Any:
+    """Run `call` as a step of its own, or give back what it returned when it ran.
+
+    Args:
+        journal: the durable run.
+        label: what the step is, unique in its scope, e.g. "2.1 lookup_order".
+        kind: for the statistics.
+        call: the work.
+        name: what is called: the tool, the guardrail, the model.
+        call_id: the id which the model gave to a tool call.
+        encode, decode: the value as JSON and back.
+        record: completes the step's record from the value.
+        extra: further JSON to be stored beside the output, read after the call.
+        restore: gets what `extra` gave, on a replay.
+        after_save: see `StepRequest.after_save`.
+        max_attempts, is_final, retry_after, metadata: see `StepRequest`.
+        inputs: JSON for the dashboard.
+
+    Returns:
+        The decoded value; on the first pass too, so that both passes see the same.
+
+    Raises:
+        Exception: what the last attempt raised.
+    """
+    scope = current_scope()
+    step_id = journal.step_id(label)
+    order = journal.next_order()
+    base = StepRecord(
+        kind=kind,
+        step_id=step_id,
+        name=name,
+        agent=scope.agent_name,
+        path=scope.names,
+        order=order,
+        call_id=call_id,
+    )
+
+    async def run(step: StepScope) -> dict[str, Any]:
+        started, start = time.time(), time.perf_counter()
+        value = await call(step)
+        made = StepRecord(
+            **{
+                **_fields(base),
+                "started_at": round(started, 6),
+                "duration": round(time.perf_counter() - start, 6),
+                "attempts": step.attempt + 1,
+                "nested": tuple(step.nested_usage),
+            }
+        )
+        if record is not None:
+            made = record(made, value)
+        stored: dict[str, Any] = {"v": SCHEMA_VERSION, "output": encode(value)}
+        more = extra() if extra is not None else None
+        if more:
+            stored["extra"] = more
+        stored["record"] = made.to_dict()
+        return stored
+
+    request = StepRequest(
+        step_id=step_id,
+        hashed_id=hash_step_id(step_id),
+        run=run,
+        after_save=after_save,
+        max_attempts=max_attempts,
+        is_final=is_final,
+        retry_after=retry_after,
+        opts={"input": [inputs]} if inputs is not None else None,
+        metadata=metadata,
+    )
+    try:
+        stored = await journal.step(request)
+    except Exception as error:
+        failed = ErrorRecord(qualified_name(error), str(error))
+        journal.records.append(StepRecord(**{**_fields(base), "error": failed}).to_dict())
+        raise
+    if restore is not None and "extra" in stored:
+        restore(stored["extra"])
+    return decode(stored["output"])
+
+
+def _fields(record: StepRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in StepRecord.__dataclass_fields__}

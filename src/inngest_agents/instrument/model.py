@@ -1,0 +1,167 @@
+"""Model calls: each is a step of its own.
+
+The SDK resolves the model each turn (`get_model`), for names through the user's provider and for instances as they are;
+the wrapper goes around what it found. The SDK's own retries loop around the model with sleeps; in a durable run the
+engine retries, so they are off, and the timeout of a call is enforced inside its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import email.utils
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import openai
+from agents import ModelResponse
+from agents.exceptions import UserError
+from agents.models.interface import Model
+
+from inngest_agents import codec
+from inngest_agents._agents_sdk import around
+from inngest_agents.instrument._steps import run_step
+from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope
+from inngest_agents.stats.records import StepRecord, count_items, usage_from_response
+
+FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
+"""HTTP answers of a provider that no retry makes better: bad request, bad key, no such model, too large."""
+
+
+@around("agents.run_internal.turn_preparation", "get_model", ("agent", "run_config"))
+def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any:
+    model = original(agent, run_config)
+    journal = current_journal()
+    if journal is None or isinstance(model, DurableModel):
+        return model
+    scope = current_scope()
+    scope.turn += 1
+    scope.agent_name = agent.name
+    journal.note_agent(agent.name)
+    return DurableModel(model, requested=_requested_name(agent, run_config, model))
+
+
+@around("agents.run_internal.model_retry", "get_response_with_retry", ("get_response", "timeout"))
+async def _get_response_with_retry(original: Callable[..., Any], *, get_response: Any, **kwargs: Any) -> Any:
+    if current_journal() is None:
+        return await original(get_response=get_response, **kwargs)
+    return await get_response()
+
+
+class DurableModel(Model):
+    """A model whose calls are steps of the durable run around them."""
+
+    def __init__(self, inner: Model, *, requested: str) -> None:
+        self._inner = inner
+        self._requested = requested
+
+    def __getattr__(self, attribute: str) -> Any:
+        # `_supports_default_prompt_cache_key` and whatever else a model offers the SDK beyond the interface.
+        return getattr(self._inner, attribute)
+
+    async def _cleanup_on_run_end(self, owner: object) -> None:
+        await self._inner._cleanup_on_run_end(owner)  # noqa: SLF001  part of the interface that a wrapper must forward
+
+    async def close(self) -> None:
+        """Close the model itself."""
+        await self._inner.close()
+
+    def get_retry_advice(self, request: Any) -> Any:
+        """What the model says of a failed request."""
+        return self._inner.get_retry_advice(request)
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        """One call of the model, as a step.
+
+        Raises:
+            Exception: what the last attempt raised, with its type.
+        """
+        journal = current_journal()
+        if journal is None:
+            return await self._inner.get_response(*args, **kwargs)
+        scope = current_scope()
+        settings = kwargs.get("model_settings", args[2] if len(args) > 2 else None)
+        timeout = getattr(settings, "timeout", None)
+
+        async def call(_: StepScope) -> ModelResponse:
+            async with asyncio.timeout(timeout):
+                return await self._inner.get_response(*args, **kwargs)
+
+        response: ModelResponse = await run_step(
+            journal,
+            f"{scope.turn} model {scope.agent_name}",
+            "model",
+            call,
+            name=self._requested,
+            encode=codec.encode_response,
+            decode=codec.decode_response,
+            record=self._record,
+            after_save=False,
+            is_final=is_final,
+            retry_after=retry_after,
+        )
+        _note_places(scope, response)
+        return response
+
+    def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Stream from the model; see `instrument.streaming`."""
+        return self._inner.stream_response(*args, **kwargs)
+
+    def _record(self, record: StepRecord, response: ModelResponse) -> StepRecord:
+        return replace(
+            record,
+            usage=usage_from_response(response, requested_model=self._requested),
+            counts=count_items(response.output),
+            response_id=response.response_id or "",
+        )
+
+
+def _requested_name(agent: Any, run_config: Any, model: Model) -> str:
+    for candidate in (run_config.model, agent.model, getattr(model, "model", None)):
+        if isinstance(candidate, str) and candidate:
+            return candidate
+    return type(model).__name__
+
+
+def _note_places(scope: Scope, response: ModelResponse) -> None:
+    """Remember where each tool call was ordered, for the ids of its steps."""
+    place = 0
+    item: Any
+    for item in response.output:
+        call_id = item.get("call_id") if isinstance(item, dict) else getattr(item, "call_id", None)
+        if call_id is not None:
+            place += 1
+            scope.places[call_id] = f"{scope.turn}.{place}"
+
+
+def is_final(error: Exception) -> bool:
+    """Whether a failed model call can never go better: a bad key, a bad request, wrong use of the SDK."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in FINAL_STATUS_CODES
+    return isinstance(error, (UserError, TypeError, openai.OpenAIError)) and not isinstance(error, openai.APIError)
+
+
+def retry_after(error: Exception) -> float | None:
+    """The seconds that a provider asks to wait (`retry-after-ms`, or `retry-after` as seconds or HTTP date).
+
+    Source: RFC 9110, section 10.2.3; `retry-after-ms` is OpenAI's.
+    """
+    response = getattr(error, "response", None)
+    headers = getattr(response, "headers", None)
+    if headers is None:
+        return None
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, float(headers.get("retry-after-ms")) / 1000)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value))
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None
+
+
+__all__ = ["DurableModel", "Journal", "is_final", "retry_after"]

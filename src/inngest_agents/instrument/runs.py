@@ -1,0 +1,34 @@
+"""Each loop of the SDK opens a scope: the durable run itself, and every run that is nested in it.
+
+A nested run (an agent as a tool) is a plain `Runner.run` inside the SDK; it finds the journal of its parent here. A plain
+run inside a step is left alone, and what it used is noted for the step's record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from inngest_agents._agents_sdk import around
+from inngest_agents.journal import current_journal, current_step, inside_scope
+from inngest_agents.stats.records import usage_from_response
+
+
+@around("agents.run", "AgentRunner.run", ("self", "starting_agent", "input", "kwargs"))
+async def _run(original: Callable[..., Any], self: Any, starting_agent: Any, input: Any, **kwargs: Any) -> Any:
+    journal = current_journal()
+    if journal is not None:
+        with inside_scope():
+            return await original(self, starting_agent, input, **kwargs)
+    result = await original(self, starting_agent, input, **kwargs)
+    step = current_step()
+    if step is not None:
+        step.nested_usage.extend(_usages(result))
+    return result
+
+
+def _usages(result: Any) -> list[Any]:
+    from dataclasses import replace
+
+    agent = getattr(result.last_agent, "name", "")
+    return [replace(usage_from_response(response), origin="nested", agent=agent) for response in result.raw_responses]

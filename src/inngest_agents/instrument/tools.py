@@ -1,0 +1,142 @@
+"""Function tools: each call is a step around the tool's raw body.
+
+The engine retries a body that raises. Only its final failure goes to the tool's `failure_error_function`, with the
+original type and message, exactly as the SDK's own invoker does it. A timeout is enforced inside the step: outside of it a
+waiting tool would be given up on one pass and answered from its memo on the next. An agent as a tool is no step itself;
+the calls of its agent are, under a path that contains the tool call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from agents.exceptions import AgentsException, ModelBehaviorError, ToolTimeoutError, UserError
+
+from inngest_agents import _agents_sdk as sdk
+from inngest_agents.instrument._steps import run_step
+from inngest_agents.journal import Journal, StepScope, current_journal, current_scope, nested_under
+from inngest_agents.stats.records import StepKind
+
+
+@sdk.around("agents.tool", "_invoke_function_tool_with_metadata", ("function_tool", "context", "arguments"))
+async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: Any, arguments: str) -> Any:
+    journal = current_journal()
+    if journal is None:
+        return await original(function_tool=function_tool, context=context, arguments=arguments)
+    label = tool_label(function_tool.name, context.tool_call_id)
+    if sdk.is_agent_tool(function_tool):
+        with nested_under(label):
+            return await original(function_tool=function_tool, context=context, arguments=arguments)
+    sdk.consume_default_failure(context)
+    try:
+        value = await _step(journal, label, function_tool, context, arguments)
+    except ToolTimeoutError:
+        return await _timed_out(journal, label, function_tool, context)
+    except Exception as error:
+        if not sdk.handles_failures(function_tool):
+            raise
+        text, was_default = await _failure_text(journal, label, function_tool, context, error)
+        if text is None:
+            raise
+        sdk.report_handled_error(function_tool, error, arguments, context)
+        return sdk.InvocationResult(text, is_sdk_generated_error=was_default)
+    return sdk.InvocationResult(value, is_sdk_generated_error=sdk.consume_default_failure(context))
+
+
+async def _step(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
+    body = sdk.raw_body(function_tool)
+    invoke_context = sdk.invoke_context(function_tool, context)
+    timeout = function_tool.timeout_seconds
+
+    async def call(_: StepScope) -> Any:
+        if timeout is None:
+            return await _awaited(body(invoke_context, arguments))
+        task = asyncio.ensure_future(_awaited(body(invoke_context, arguments)))
+        done, _pending = await asyncio.wait((task,), timeout=timeout)
+        if not done:
+            task.cancel()
+            await asyncio.wait((task,))
+            raise ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=timeout)
+        return task.result()
+
+    options = journal.options.for_tool(function_tool, function_tool.name)
+    return await run_step(
+        journal,
+        label,
+        _kind(function_tool),
+        call,
+        name=function_tool.name,
+        call_id=context.tool_call_id,
+        extra=lambda: sdk.custom_data(context),
+        restore=lambda data: sdk.set_custom_data(context, data),
+        max_attempts=options.max_attempts,
+        is_final=is_final,
+        inputs=arguments,
+    )
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
+
+
+def _kind(function_tool: Any) -> StepKind:
+    origin = getattr(function_tool, "_tool_origin", None)
+    return "mcp" if origin is not None and getattr(origin.type, "value", "") == "mcp" else "tool"
+
+
+def is_final(error: Exception) -> bool:
+    """Whether a tool's error can never go better: bad arguments from the model, or wrong use of the SDK.
+
+    Tripwires and other errors of the SDK come out of nested runs, whose model calls are memoized or were billed.
+    """
+    return isinstance(error, (ModelBehaviorError, UserError)) or (
+        isinstance(error, AgentsException) and not isinstance(error, ToolTimeoutError)
+    )
+
+
+def tool_label(name: str, call_id: str) -> str:
+    """The label of a tool call's step: where it was ordered, and the tool. "2.1 lookup_order"."""
+    place = current_scope().places.get(call_id)
+    return f"{place} {name}" if place is not None else f"{name} {call_id}"
+
+
+async def _failure_text(
+    journal: Journal, label: str, function_tool: Any, context: Any, error: Exception
+) -> tuple[Any, bool]:
+    """The text that tells the model of a failure, and whether it is the SDK's default one.
+
+    The user's own function for it is a step, so that it does not run again on each replay.
+    """
+    formatter = context.run_config.tool_error_formatter if context.run_config is not None else None
+
+    async def make() -> tuple[Any, bool]:
+        text = await sdk.failure_text(function_tool=function_tool, context=context, error=error)
+        return text, sdk.consume_default_failure(context)
+
+    if sdk.uses_default_failure_text(function_tool) and formatter is None:
+        return await make()
+
+    async def call(_: StepScope) -> Any:
+        return list(await make())
+
+    text, was_default = await run_step(journal, f"{label} error text", "other", call, name=function_tool.name)
+    return text, was_default
+
+
+async def _timed_out(journal: Journal, label: str, function_tool: Any, context: Any) -> Any:
+    error = ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=function_tool.timeout_seconds)
+    if function_tool.timeout_behavior == "raise_exception":
+        raise error
+    make_text = function_tool.timeout_error_function
+    if make_text is None:
+        text = sdk.timeout_text(tool_name=function_tool.name, timeout_seconds=function_tool.timeout_seconds)
+        return sdk.InvocationResult(text, is_sdk_generated_error=True)
+
+    async def call(_: StepScope) -> Any:
+        return await _awaited(make_text(context, error))
+
+    text = await run_step(journal, f"{label} timeout text", "other", call, name=function_tool.name)
+    return sdk.InvocationResult(text)

@@ -1,0 +1,237 @@
+"""The steps of one durable run: who asked for what, under which id.
+
+The SDK's loop, instrumented at its seams, runs in an inner task. Each seam asks the journal for a step; the driver
+answers. The journal is found through a ContextVar, so that a nested run (an agent as a tool) finds its parent's, and code
+inside a step finds none: there, a plain `Runner.run` stays plain, and the `StepScope` records what it used.
+
+Ids must be the same on every replay and differ between concurrent steps. So they are built from the path of the run
+(the tool call that started a nested run), the name of the agent, what is done, and the turn (and the place in the turn)
+where it is done; the order of the calls plays no part wherever calls can be concurrent.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from inngest_agents.driver import Driver
+    from inngest_agents.options import DurableOptions
+    from inngest_agents.stats.records import UsageRecord
+    from inngest_agents.stats.stats import RunStats
+
+SCHEMA_VERSION: Final = 1
+"""The version of what is stored in a step. A newer one is refused, an older one is converted in `Journal.step`."""
+
+
+@dataclasses.dataclass(slots=True)
+class StepScope:
+    """What code inside a running step leaves for the step's record: where it runs, and the usage of plain runs."""
+
+    step_id: str
+    idempotency_key: str
+    attempt: int
+    nested_usage: list[UsageRecord] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(slots=True)
+class StepRequest:
+    """One step, asked for by a seam and answered by the driver."""
+
+    step_id: str
+    hashed_id: str
+    run: Callable[[StepScope], Awaitable[dict[str, Any]]]
+    """Does the work and gives the JSON object to be stored."""
+    after_save: bool
+    """Whether all finished steps must be saved before this one starts: a tool may only start once the response that
+    ordered it is safe; a model call may start while the tool's result is still being saved."""
+    max_attempts: int | None = None
+    is_final: Callable[[Exception], bool] | None = None
+    """Whether an error can never go better, so that the step fails at once."""
+    retry_after: Callable[[Exception], float | None] | None = None
+    """The seconds after which the provider wants to be asked again, if it said so."""
+    opts: dict[str, Any] | None = None
+    """The opcode's options; `input` shows in the dashboard and is not part of the run's state."""
+    metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None
+    """The dashboard's metadata, made from the stored JSON object."""
+    context: contextvars.Context | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Scope:
+    """One loop of the SDK: the run itself, or a nested one. Its turns are in order, so they can be counted."""
+
+    path: str
+    """The beginning of the ids of its steps; "" for the outermost run."""
+    names: tuple[str, ...]
+    """The same for people and statistics: the agents and tool calls on the way, outermost first."""
+    turn: int = 0
+    agent_name: str = ""
+    places: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Where in its turn each tool call was ordered: call id to "turn.place"."""
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def repeated(self, label: str) -> str:
+        """A label that may come several times in this scope, one after the other: "x", "x:1", "x:2", …"""
+        count = self.counts.get(label, 0)
+        self.counts[label] = count + 1
+        return label if count == 0 else f"{label}:{count}"
+
+
+_journal: contextvars.ContextVar[Journal | None] = contextvars.ContextVar("inngest_agents_journal", default=None)
+_scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("inngest_agents_scope", default=None)
+_step_scope: contextvars.ContextVar[StepScope | None] = contextvars.ContextVar("inngest_agents_step", default=None)
+_nested_label: contextvars.ContextVar[str | None] = contextvars.ContextVar("inngest_agents_label", default=None)
+
+
+class Journal:
+    """The steps of one durable run."""
+
+    def __init__(self, driver: Driver, options: DurableOptions, *, name: str, run_id: str) -> None:
+        self.driver = driver
+        self.options = options
+        self.name = name
+        self.run_id = run_id
+        self.records: list[dict[str, Any]] = []
+        """The records of the finished steps, by id order of completion on this pass; see `result`."""
+        self._order = 0
+        self.agents: list[str] = []
+        """Names of the agents in order of their first turn."""
+
+    def next_order(self) -> int:
+        """The place of a step in the order in which the run asks."""
+        self._order += 1
+        return self._order
+
+    def note_agent(self, name: str) -> None:
+        """An agent has its turn."""
+        if name not in self.agents:
+            self.agents.append(name)
+
+    def stats(self, starting_agent: str, result: Any) -> RunStats:
+        """The statistics of the run so far: a pure aggregation."""
+        from inngest_agents.stats.records import StepRecord
+        from inngest_agents.stats.stats import RunFacts, RunStats
+
+        facts = RunFacts(starting_agent=starting_agent, final_agent=getattr(result.last_agent, "name", starting_agent))
+        return RunStats.from_records([StepRecord.from_dict(record) for record in self.records], facts)
+
+    async def step(self, request: StepRequest) -> dict[str, Any]:
+        """The stored JSON object of a step: from its memo, or by running it.
+
+        Raises:
+            Exception: the error of a step that failed for good, with its original type where that is known.
+        """
+        memo = self.driver.memo(request)
+        if memo is not None:
+            return self._checked(memo)
+        request.context = contextvars.copy_context()
+        return self._checked(await self.driver.ask(request))
+
+    def _checked(self, payload: dict[str, Any]) -> dict[str, Any]:
+        version = payload.get("v") if isinstance(payload, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the run "
+                "was begun by a newer version or by other code; deploy that version until the run has ended"
+            )
+        record = payload.get("record")
+        if record is not None:
+            self.records.append(record)
+        return payload
+
+    def step_id(self, label: str) -> str:
+        """The full id of a step in the current scope."""
+        scope = current_scope()
+        return f"{scope.path or self.name}/{label}"
+
+
+def current_journal() -> Journal | None:
+    """The journal of the durable run around the caller; None outside of one and inside a step."""
+    return _journal.get()
+
+
+def current_scope() -> Scope:
+    """The loop of the SDK around the caller.
+
+    Raises:
+        LookupError: there is none (this cannot happen below a seam).
+    """
+    scope = _scope.get()
+    if scope is None:
+        raise LookupError("no durable run is under way here")
+    return scope
+
+
+def current_step() -> StepScope | None:
+    """The step that runs the caller; None outside of one."""
+    return _step_scope.get()
+
+
+def idempotency_key() -> str:
+    """The key of the running step, the same on every retry of it: give it to services that take one.
+
+    Outside of a durable step the key is new on each call, as nothing will be retried under it.
+    """
+    scope = _step_scope.get()
+    if scope is not None:
+        return scope.idempotency_key
+    import uuid
+
+    return str(uuid.uuid4())
+
+
+@contextmanager
+def inside_run(journal: Journal) -> Iterator[None]:
+    """Make `journal` the one that the seams find."""
+    token = _journal.set(journal)
+    try:
+        yield
+    finally:
+        _journal.reset(token)
+
+
+@contextmanager
+def inside_scope() -> Iterator[Scope]:
+    """Open the scope of a loop: the outermost one, or that of a nested run under the current tool call."""
+    journal = _journal.get()
+    assert journal is not None
+    parent = _scope.get()
+    if parent is None:
+        scope = Scope(path="", names=())
+    else:
+        label = _nested_label.get() or parent.repeated(f"{parent.agent_name} nested run")
+        base = parent.path or journal.name
+        label = parent.repeated(label)
+        scope = Scope(path=f"{base}/{label}", names=(*parent.names, parent.agent_name, label))
+    token, label_token = _scope.set(scope), _nested_label.set(None)
+    try:
+        yield scope
+    finally:
+        _scope.reset(token)
+        _nested_label.reset(label_token)
+
+
+@contextmanager
+def nested_under(label: str) -> Iterator[None]:
+    """Name the tool call under which a nested run starts."""
+    token = _nested_label.set(label)
+    try:
+        yield
+    finally:
+        _nested_label.reset(token)
+
+
+@contextmanager
+def inside_step(scope: StepScope) -> Iterator[None]:
+    """Make the current context that of a running step: no journal, but a scope that records."""
+    token, journal_token, scope_token = _step_scope.set(scope), _journal.set(None), _scope.set(None)
+    try:
+        yield
+    finally:
+        _step_scope.reset(token)
+        _journal.reset(journal_token)
+        _scope.reset(scope_token)

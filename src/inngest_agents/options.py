@@ -1,0 +1,73 @@
+"""The options of a durable run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+__all__ = ["DurableOptions", "ToolOptions", "tool_options"]
+
+T = TypeVar("T")
+
+_TOOL_OPTIONS_ATTRIBUTE = "__durable_tool_options__"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """How the steps of one tool behave."""
+
+    max_attempts: int | None = None
+    """How often a call is tried before its failure goes to the tool's `failure_error_function`; at least 1. None: as
+    often as Inngest tries any step of the function (its `retries` + 1, at most that number). With 1, a call that
+    raised is final; a call that was cut off by a crash is still run again (at least once)."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
+
+
+def tool_options(tool: T, *, max_attempts: int | None = None) -> T:
+    """Mark a tool with the options of its steps, and return it.
+
+    Example:
+        `charge_card = tool_options(charge_card, max_attempts=1)`
+
+    Args:
+        tool: a `FunctionTool` or any other local tool of the Agents SDK.
+        max_attempts: see `ToolOptions.max_attempts`.
+
+    Raises:
+        ValueError: `max_attempts` is less than 1.
+    """
+    setattr(tool, _TOOL_OPTIONS_ATTRIBUTE, ToolOptions(max_attempts=max_attempts))
+    return tool
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DurableOptions:
+    """The options of `DurableRunner`."""
+
+    name: str | None = None
+    """The first part of every step's id; by default the starting agent's name. Give one where an Inngest function
+    starts several runs of agents of the same name concurrently."""
+
+    checkpoint: bool = True
+    """Save finished steps while the request stays open, where the engine offers it, so that a whole run takes one
+    request. False: one request for each step, as `step.run` does it."""
+
+    max_runtime: float | None = 50.0
+    """Seconds after which a checkpointed request ends with its next step, so that no proxy's or host's limit cuts it
+    off; the run goes on in a new request. None: no limit. Over Connect there is none in any case."""
+
+    tools: Mapping[str, ToolOptions] = dataclasses.field(default_factory=dict)
+    """Options of tools by their name; they win over `tool_options(tool, …)`."""
+
+    divergence: Literal["error", "warn"] = "error"
+    """What happens when a replay asks for another step than was remembered, or leaves memos unused: fail the run with a
+    `DivergenceError`, or log a warning and go on with what was remembered."""
+
+    def for_tool(self, tool: Any, name: str) -> ToolOptions:
+        """The options of one tool."""
+        chosen = self.tools.get(name) or getattr(tool, _TOOL_OPTIONS_ATTRIBUTE, None)
+        return chosen if isinstance(chosen, ToolOptions) else ToolOptions()

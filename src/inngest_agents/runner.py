@@ -1,0 +1,210 @@
+"""`DurableRunner`: the front door."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from agents import Agent, RunConfig, RunHooks, Runner, RunState, Session, TResponseInputItem
+from agents.exceptions import AgentsException
+from agents.run import DEFAULT_MAX_TURNS
+from agents.run_error_handlers import RunErrorHandlers
+
+from inngest_agents import instrument
+from inngest_agents._inngest_sdk import STEP_TYPES
+from inngest_agents.checkpoint import close_connections
+from inngest_agents.driver import Driver
+from inngest_agents.errors import is_memoized, non_retriable
+from inngest_agents.journal import Journal, current_journal, current_step, inside_run
+from inngest_agents.options import DurableOptions
+from inngest_agents.result import DurableRunResult
+from inngest_agents.stats.stats import RunStats
+
+__all__ = ["DurableRunner"]
+
+instrument.install()
+
+TContext = TypeVar("TContext")
+T = TypeVar("T")
+
+_plain_run: Final = Runner.run
+"""Bound now: whoever replaces `Runner.run` by `DurableRunner.run` does not make it call itself."""
+
+_HOW = "await DurableRunner.run(agent, input, step=ctx.step)"
+_HOW_SYNC = "DurableRunner.run_sync(agent, input, step=ctx.step)"
+
+
+class DurableRunner(Runner):
+    """`Runner`, inside an Inngest function: every model call and every tool call is a memoized step.
+
+    The arguments are those of `Runner`, plus `step` (the `ctx.step` of the Inngest function) and `options`. So are the
+    results and the exceptions; the result has `stats` and `to_dict()` besides.
+    """
+
+    @classmethod
+    async def run(
+        cls,
+        starting_agent: Agent[TContext],
+        input: str | list[TResponseInputItem] | RunState[TContext],
+        *,
+        step: Any = None,
+        options: DurableOptions | None = None,
+        context: TContext | None = None,
+        max_turns: int | None = DEFAULT_MAX_TURNS,
+        hooks: RunHooks[TContext] | None = None,
+        run_config: RunConfig | dict[str, Any] | None = None,
+        error_handlers: RunErrorHandlers[TContext] | None = None,
+        previous_response_id: str | None = None,
+        auto_previous_response_id: bool = False,
+        conversation_id: str | None = None,
+        session: Session | None = None,
+    ) -> DurableRunResult:
+        """Run an agent durably. See `Runner.run` for the arguments that both have.
+
+        Args:
+            starting_agent: the agent to start with.
+            input: the user's message, a list of input items, or a `RunState` to go on with.
+            step: the `step` of the Inngest function's context.
+            options: how the run is made durable.
+            context, max_turns, hooks, run_config, error_handlers: as for `Runner.run`.
+            previous_response_id, auto_previous_response_id, conversation_id, session: as for `Runner.run`.
+
+        Returns:
+            What `Runner.run` returns, with `stats` and `to_dict()`.
+
+        Raises:
+            TypeError: `step` is missing or not the `step` of an async Inngest function.
+            UnsupportedError: something that cannot be made durable; raised before the first step.
+            Exception: what `Runner.run` would raise; at the same time an `inngest.NonRetriableError` where a retry can
+                never go better.
+        """
+        _check_step(step, sync=False)
+        return await cls._run_here(
+            starting_agent,
+            input,
+            step=step,
+            options=options,
+            context=context,
+            max_turns=max_turns,
+            hooks=hooks,
+            run_config=run_config,
+            error_handlers=error_handlers,
+            previous_response_id=previous_response_id,
+            auto_previous_response_id=auto_previous_response_id,
+            conversation_id=conversation_id,
+            session=session,
+        )
+
+    @classmethod
+    def run_sync(
+        cls,
+        starting_agent: Agent[TContext],
+        input: str | list[TResponseInputItem] | RunState[TContext],
+        *,
+        step: Any = None,
+        options: DurableOptions | None = None,
+        **kwargs: Any,
+    ) -> DurableRunResult:
+        """`run` for a synchronous Inngest function (Flask, Django): `ctx.step` is a `StepSync` there.
+
+        Args:
+            starting_agent: the agent to start with.
+            input: the user's message, a list of input items, or a `RunState` to go on with.
+            step: the `step` of the Inngest function's context.
+            options: how the run is made durable.
+            **kwargs: the other arguments of `Runner.run_sync`.
+
+        Raises:
+            TypeError: `step` is missing or not the `step` of a synchronous Inngest function.
+            RuntimeError: called where an event loop is running already.
+            Exception: see `run`.
+        """
+        _check_step(step, sync=True)
+
+        async def main() -> DurableRunResult:
+            try:
+                return await cls._run_here(starting_agent, input, step=step, options=options, **kwargs)
+            finally:
+                await close_connections()
+
+        return run_in_thread_loop(main)
+
+    @classmethod
+    async def _run_here(
+        cls,
+        starting_agent: Any,
+        input: Any,
+        *,
+        step: Any,
+        options: DurableOptions | None,
+        **kwargs: Any,
+    ) -> DurableRunResult:
+        if current_journal() is not None or current_step() is not None:
+            # Inside another durable run: its journal (or the step around this call) makes this one durable already.
+            return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats())
+        chosen = options if options is not None else DurableOptions()
+        driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
+        journal = Journal(
+            driver,
+            chosen,
+            name=driver.unique_name(chosen.name or starting_agent.name),
+            run_id=driver.engine.run_id,
+        )
+
+        async def main() -> Any:
+            with inside_run(journal):
+                return await _plain_run(starting_agent, input, **kwargs)
+
+        try:
+            result = await driver.drive(main)
+        except Exception as error:
+            if not (isinstance(error, AgentsException) or is_memoized(error)):
+                raise
+            # The steps that led here are memoized: the next try would come to the same end.
+            durable = non_retriable(error)
+            if durable is error:
+                raise
+            raise durable from error.__cause__
+        return DurableRunResult.of(result, journal.stats(starting_agent.name, result))
+
+
+def _check_step(step: Any, *, sync: bool) -> None:
+    how, other = (_HOW_SYNC, _HOW) if sync else (_HOW, _HOW_SYNC)
+    if step is None:
+        raise TypeError(f"step is missing: pass the step of the Inngest function's context. Write: {how}")
+    wanted, unwanted = STEP_TYPES if not sync else STEP_TYPES[::-1]
+    if isinstance(step, unwanted):
+        kind = "an async" if sync else "a synchronous"
+        raise TypeError(f"this step is of {kind} Inngest function. Write: {other}")
+    if not isinstance(step, wanted):
+        raise TypeError(f"step must be the step of the Inngest function's context, not {step!r}. Write: {how}")
+
+
+def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:
+    """Run a coroutine in this thread's event loop, as `Runner.run_sync` does: what sessions bound to it stays usable.
+
+    Raises:
+        RuntimeError: an event loop is running already.
+    """
+    policy = asyncio.get_event_loop_policy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            loop = policy.get_event_loop()
+        except RuntimeError:
+            loop = policy.new_event_loop()
+            policy.set_event_loop(loop)
+    if loop.is_closed():
+        loop = policy.new_event_loop()
+        policy.set_event_loop(loop)
+    task = loop.create_task(_coroutine(main))
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+async def _coroutine(main: Callable[[], Awaitable[T]]) -> T:
+    return await main()
