@@ -139,9 +139,7 @@ def test_details_that_the_sdk_drops_are_read_from_the_raw_usage() -> None:
         "cache_creation_input_tokens": 30,
         "cache_creation": {"ephemeral_1h_input_tokens": 10},
     }
-    response = ModelResponse(
-        output=[], usage=make_usage(input=100, output=20), response_id=None, raw_usage=raw
-    )
+    response = ModelResponse(output=[], usage=make_usage(input=100, output=20), response_id=None, raw_usage=raw)
     record = usage_from_response(response)
     assert record.tokens == Tokens(
         input_tokens=100,
