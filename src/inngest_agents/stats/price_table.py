@@ -30,8 +30,10 @@ _SNAPSHOT: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{4})$")
 # Providers that only pass requests on: the entry of any provider may apply.
 _ANY_PROVIDER: Final = frozenset({"", "litellm_proxy", "github"})
 _FAMILIES: Final = ("vertex_ai", "fireworks_ai", "bedrock")
-# LiteLLM reads only these thresholds, and none of those that are for one service tier.
-_UNREAD: Final = re.compile(r"_above_(?!128k_|200k_|272k_)\d+k?_tokens|_tokens_(flex|priority)$|1hr_above_")
+# LiteLLM reads only these thresholds, and no prices of a service tier for long or audio input.
+_UNREAD: Final = re.compile(
+    r"_above_(?!128k_|200k_|272k_)\d+k?_tokens|_(tokens|audio_token)_(flex|priority)$|1hr_above_"
+)
 
 
 class PriceTableError(LookupError):
