@@ -12,21 +12,28 @@ run, 404 that the run has ended: then everything stops.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import json
 import logging
-import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
-import httpx
+import h11
 
+from inngest_agents import _http
 from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
 
 logger = logging.getLogger("inngest_agents")
 
-LINGER_SECONDS: Final = 0.002
-"""How long a save that nobody waits for is held back, so that it goes out with the next one."""
+LINGER_SECONDS: Final = 0.02
+"""How long a save that nobody waits for is held back at most, so that it goes out with the next one."""
+
+LINGER_AFTER_START_SECONDS: Final = 0.002
+"""The same, once the next model call has started: the loop's own work between the two is over then."""
+
+RUN_GONE: Final = "run not found"
+"""What the real server says, with status 400, of a run that has ended (specification: 404)."""
 
 RETRY_DELAYS: Final = (0.05, 0.2)
 """Seconds before a save is tried again; then the 206 takes over."""
@@ -45,26 +52,6 @@ class SaveOutcome(enum.Enum):
     """The run has ended or belongs to another worker."""
 
 
-_clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
-
-
-def _client() -> httpx.AsyncClient:
-    """The keep-alive connections of this event loop."""
-    loop = asyncio.get_running_loop()
-    client = _clients.get(loop)
-    if client is None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-        client = _clients[loop] = httpx.AsyncClient(limits=limits, timeout=TIMEOUT_SECONDS, trust_env=False)
-    return client
-
-
-async def close_connections() -> None:
-    """Close the connections of the running event loop; for loops that end, such as that of `run_sync`."""
-    client = _clients.pop(asyncio.get_running_loop(), None)
-    if client is not None:
-        await client.aclose()
-
-
 class Checkpointer:
     """The saves of one request of the engine.
 
@@ -77,6 +64,7 @@ class Checkpointer:
         self._target = target
         self._on_lost = on_lost
         self._prefix = json.dumps(dict(target.ids))[:-1] + ', "steps": ['
+        self._headers = [*target.headers.items(), ("content-type", "application/json")]
         self._key = 0
         self._waiting: list[tuple[bytes, StepResponse]] = []
         self._sending: list[tuple[bytes, StepResponse]] = []
@@ -121,12 +109,15 @@ class Checkpointer:
         if self._outcome is SaveOutcome.LOST:
             self._on_lost()
 
+    def next_started(self) -> None:
+        """A step that need not wait for saves has started: what is held back should go out soon."""
+        if self._worker is not None and not self._hurry.is_set():
+            asyncio.get_running_loop().call_later(LINGER_AFTER_START_SECONDS, self._hurry.set)
+
     async def _linger(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 await self._hurry.wait()
-        except TimeoutError:
-            pass
 
     async def _save(self, body: bytes) -> SaveOutcome:
         for delay in (*RETRY_DELAYS, None):
@@ -136,7 +127,8 @@ class Checkpointer:
                 status, reason = await self._post(body)
             if status is not None and status < 300:
                 return SaveOutcome.SAVED
-            if status in (404, 409, 410):
+            gone = status in (404, 410) or (status == 400 and RUN_GONE in reason)
+            if status == 409 or gone:
                 logger.warning(
                     "run %s: %s; this worker stops working on it",
                     self._target.ids["run_id"],
@@ -156,11 +148,11 @@ class Checkpointer:
         return SaveOutcome.FAILED
 
     async def _post(self, body: bytes) -> tuple[int | None, str]:
-        headers = {**self._target.headers, "content-type": "application/json"}
+        headers = list(self._headers)
         if self._target.signing_keys:
-            headers["authorization"] = f"Bearer {self._target.signing_keys[self._key]}"
+            headers.append(("authorization", f"Bearer {self._target.signing_keys[self._key]}"))
         try:
-            answer = await _client().post(self._target.url, content=body, headers=headers)
-        except httpx.HTTPError as error:
+            status, answer = await _http.post(self._target.url, headers, body, TIMEOUT_SECONDS)
+        except (OSError, h11.ProtocolError) as error:
             return None, f"{type(error).__name__}: {error}"
-        return answer.status_code, f"HTTP {answer.status_code}: {answer.text[:200]}"
+        return status, f"HTTP {status}: {answer[:300].decode(errors='replace')}"

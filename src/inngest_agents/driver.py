@@ -263,6 +263,8 @@ class Driver:
         if request.after_save and self._saver is not None and await self._saver.flush() is not SaveOutcome.SAVED:
             self._stop([])
             return
+        if self._saver is not None and not request.after_save:
+            self._saver.next_started()
         if self._stopping is not None:
             return  # the request is ending; this step is asked for again in the next one
         await self.engine.before_execution()

@@ -69,7 +69,7 @@ def rebuild(memo: MemoError) -> Exception:
     error = cls.__new__(cls, memo.message)
     error.args = (memo.message,)
     if _text(error) != memo.message:
-        shown = _shown_as(cast(Any, cls))
+        shown = _shown_as(cast("Any", cls))
         error = shown.__new__(shown, memo.message)
         error.args = (memo.message,)
     if hasattr(cls, "__init__") and not hasattr(error, "message"):
@@ -130,7 +130,7 @@ def non_retriable(error: Exception) -> Exception:
     """
     if isinstance(error, inngest.NonRetriableError) or getattr(error, "is_retriable", True) is False:
         return error
-    cls = _as_non_retriable(cast(Any, type(error)))
+    cls = _as_non_retriable(cast("Any", type(error)))
     try:
         error.__class__ = cls
     except TypeError:  # a builtin such as ValueError has another memory layout

@@ -13,8 +13,8 @@ from agents.run import DEFAULT_MAX_TURNS
 from agents.run_error_handlers import RunErrorHandlers
 
 from inngest_agents import instrument
+from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import STEP_TYPES
-from inngest_agents.checkpoint import close_connections
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_memoized, non_retriable
 from inngest_agents.journal import Journal, current_journal, current_step, inside_run
