@@ -1,0 +1,52 @@
+"""CEL expressions in triggers, waits and cancellations, with the variables `event` and `async`."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+
+class ExpressionError(ValueError):
+    """The expression does not compile."""
+
+
+@functools.lru_cache(maxsize=512)
+def _compiled(expression: str) -> Any:
+    import cel
+
+    try:
+        return cel.compile(expression)
+    except Exception as error:  # noqa: BLE001  the library raises several kinds; all mean a bad expression
+        raise ExpressionError(f"can't compile {expression!r}: {error}") from error
+
+
+def check(expression: str) -> None:
+    """Compile an expression.
+
+    Raises:
+        ExpressionError: it is none.
+    """
+    _compiled(expression)
+
+
+def evaluate(expression: str, **variables: Any) -> Any:
+    """The value of an expression; None where it can't be computed, e.g. since a field is not there.
+
+    Raises:
+        ExpressionError: it does not compile.
+    """
+    program = _compiled(expression)
+    try:
+        return program.execute(variables)
+    except Exception:  # noqa: BLE001  a missing key or a wrong type: the real server takes it for no match
+        return None
+
+
+def matches(expression: str | None, **variables: Any) -> bool:
+    """Whether an expression is true; a missing one is. One that does not compile is not."""
+    if expression is None:
+        return True
+    try:
+        return evaluate(expression, **variables) is True
+    except ExpressionError:
+        return False

@@ -1,0 +1,754 @@
+"""The state of the embedded engine in one SQLite file.
+
+Durability: the file is in WAL mode with `synchronous=NORMAL`. A transaction that was committed survives the
+death of the process (SIGKILL included); after a power cut or a crash of the operating system the last
+few may be gone, but the file is never corrupt. `synchronous="FULL"` closes that gap and costs an fsync
+per saved step.
+
+Several engine processes may share one file. A job is claimed by one of them in one transaction, and every
+write of its outcome first checks that it is still owned (`owns`), so that no step runs twice because
+of them. An engine writes a heartbeat; one whose heartbeat stops for `LEASE_SECONDS`, or whose process is
+gone from this machine, loses its jobs to the others, under a new generation number.
+
+The writing methods belong inside `with store.transaction():`, so that whatever one answer of the app changes
+is saved together or not at all. Times are nanoseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from .models import (
+    SECOND,
+    Function,
+    Job,
+    JobKind,
+    NewJob,
+    Request,
+    Run,
+    RunState,
+    RunStatus,
+    Step,
+    StepAttempt,
+    StepRecord,
+    StepStatus,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+LEASE_SECONDS = 10.0
+"""An engine that writes no heartbeat for so long is taken for dead."""
+
+SCHEMA_VERSION = 1
+"""Raised when the tables change; a file of another version is refused."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS engines (
+  id TEXT PRIMARY KEY, pid INTEGER NOT NULL, host TEXT NOT NULL, heartbeat_ns INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS functions (
+  id TEXT PRIMARY KEY, app_id TEXT NOT NULL, record TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS events (
+  id TEXT PRIMARY KEY, name TEXT NOT NULL, body TEXT NOT NULL, received_ns INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS runs (
+  id TEXT PRIMARY KEY, function_id TEXT NOT NULL, event_id TEXT NOT NULL, status TEXT NOT NULL,
+  events TEXT NOT NULL, queued_ns INTEGER NOT NULL, started_ns INTEGER, ended_ns INTEGER,
+  output TEXT, error TEXT, step_count INTEGER NOT NULL DEFAULT 0, state_size INTEGER NOT NULL DEFAULT 0,
+  force_step_plan INTEGER NOT NULL DEFAULT 0, request_version INTEGER NOT NULL DEFAULT -1,
+  concurrency TEXT NOT NULL DEFAULT '[]'
+);
+CREATE INDEX IF NOT EXISTS runs_by_event ON runs (event_id);
+CREATE TABLE IF NOT EXISTS idempotency (
+  function_id TEXT NOT NULL, key TEXT NOT NULL, expires_ns INTEGER NOT NULL, PRIMARY KEY (function_id, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS steps (
+  run_id TEXT NOT NULL, id TEXT NOT NULL, op TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
+  position INTEGER, memo TEXT, opts TEXT, userland TEXT, metadata TEXT, created_ns INTEGER NOT NULL,
+  started_ns INTEGER, ended_ns INTEGER, request_id TEXT, checkpointed INTEGER NOT NULL DEFAULT 0,
+  UNIQUE (run_id, id)
+);
+CREATE TABLE IF NOT EXISTS attempts (
+  run_id TEXT NOT NULL, step_id TEXT, attempt INTEGER NOT NULL, request_id TEXT NOT NULL, started_ns INTEGER,
+  ended_ns INTEGER NOT NULL, error TEXT NOT NULL, will_retry INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS attempts_by_run ON attempts (run_id);
+CREATE TABLE IF NOT EXISTS requests (
+  id TEXT PRIMARY KEY, run_id TEXT NOT NULL, step_id TEXT, attempt INTEGER NOT NULL, generation INTEGER NOT NULL,
+  engine TEXT NOT NULL, started_ns INTEGER NOT NULL, ended_ns INTEGER, status_code INTEGER, outcome TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS requests_by_run ON requests (run_id);
+CREATE TABLE IF NOT EXISTS pending (
+  run_id TEXT NOT NULL, step_id TEXT NOT NULL, PRIMARY KEY (run_id, step_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS jobs (
+  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, step_id TEXT, outgoing TEXT,
+  due_ns INTEGER NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, max_attempts INTEGER NOT NULL,
+  generation INTEGER NOT NULL DEFAULT 1, owner TEXT, done INTEGER NOT NULL DEFAULT 0,
+  coalesce_key TEXT, race INTEGER NOT NULL DEFAULT 0, UNIQUE (run_id, key)
+);
+CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_ns) WHERE done = 0 AND owner IS NULL;
+CREATE INDEX IF NOT EXISTS jobs_owned ON jobs (owner) WHERE done = 0 AND owner IS NOT NULL;
+CREATE TABLE IF NOT EXISTS waits (
+  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, step_id TEXT, kind TEXT NOT NULL, event_name TEXT NOT NULL,
+  expression TEXT, correlation_id TEXT, trigger_event_id TEXT, expires_ns INTEGER NOT NULL,
+  coalesce_key TEXT, race INTEGER NOT NULL, max_attempts INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX IF NOT EXISTS waits_by_step ON waits (run_id, step_id) WHERE step_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS waits_by_event ON waits (event_name);
+CREATE INDEX IF NOT EXISTS waits_by_run ON waits (run_id);
+"""
+
+_RUN = (
+    "id, function_id, event_id, status, events, queued_ns, started_ns, ended_ns, output, error, step_count, state_size"
+)
+_STEP = (
+    "run_id, id, op, name, status, position, memo, opts, userland, metadata, created_ns, started_ns, ended_ns,"
+    " request_id, checkpointed"
+)
+_JOB = (
+    "id, run_id, key, kind, step_id, outgoing, attempt, max_attempts, generation, coalesce_key, race"
+)
+
+_live_engines: set[str] = set()
+"""Engines of this process that run; a row of this process that is not among them was left by a crash."""
+
+
+class StoreVersionError(RuntimeError):
+    """The file was written by a version of this package with other tables."""
+
+
+class Store:
+    """One connection to the state file.
+
+    Args:
+        path: the SQLite file; created with its tables if it is not there.
+        synchronous: SQLite's durability, see the module's docstring.
+
+    Raises:
+        StoreVersionError: the file has other tables than this version knows.
+    """
+
+    def __init__(self, path: str | Path, *, synchronous: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
+        self.path = str(path)
+        # One connection for all threads of the process: the executor's event loop writes, users' threads read.
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute(f"PRAGMA synchronous = {synchronous}")
+        with self.transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            if version not in (0, SCHEMA_VERSION):
+                raise StoreVersionError(
+                    f"{self.path} has schema version {version}, this package writes {SCHEMA_VERSION}; use another file"
+                )
+            for statement in _SCHEMA.split(";\n"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close the connection. The store can't be used afterwards."""
+        with self._lock:
+            self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Everything inside is saved together, or not at all if it raises."""
+        with self._lock:
+            # IMMEDIATE takes the write lock now: no read that a later write rests on can go stale in between.
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    def _all(self, sql: str, *args: object) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, args).fetchall()
+
+    def _one(self, sql: str, *args: object) -> Any:
+        with self._lock:
+            return self._db.execute(sql, args).fetchone()
+
+    def _do(self, sql: str, *args: object) -> int:
+        with self._lock:
+            return self._db.execute(sql, args).rowcount
+
+    # Engines: who is alive -------------------------------------------------------------------------
+
+    def join(self, engine: str) -> None:
+        """Announce an engine of this process, which may then claim jobs."""
+        _live_engines.add(engine)
+        self._do(
+            "INSERT OR REPLACE INTO engines VALUES (?, ?, ?, ?)",
+            engine,
+            os.getpid(),
+            socket.gethostname(),
+            time.time_ns(),
+        )
+
+    def leave(self, engine: str, *, crashed: bool = False) -> None:
+        """Take an engine off the list and give its jobs back; if `crashed`, as if its process had died."""
+        _live_engines.discard(engine)
+        if not crashed:
+            with self.transaction():
+                self._release([engine])
+
+    def heartbeat(self, engine: str) -> bool:
+        """Tell the others that the engine lives. False if they took it for dead and took its jobs."""
+        return self._do("UPDATE engines SET heartbeat_ns = ? WHERE id = ?", time.time_ns(), engine) == 1
+
+    def bury(self) -> int:
+        """Give back the jobs of engines that died; returns how many engines that were."""
+        dead = [row[0] for row in self._all("SELECT id, pid, host, heartbeat_ns FROM engines") if _is_dead(*row)]
+        if dead:
+            with self.transaction():
+                self._release(dead)
+        return len(dead)
+
+    def _release(self, engines: Sequence[str]) -> None:
+        for engine in engines:
+            self._do(
+                "UPDATE jobs SET owner = NULL, generation = generation + 1 WHERE owner = ? AND done = 0", engine
+            )
+            self._do("DELETE FROM engines WHERE id = ?", engine)
+
+    # Functions -----------------------------------------------------------------------------------------
+
+    def register(self, app_id: str, functions: Sequence[Function]) -> bool:
+        """Replace the functions of an app; returns whether anything changed."""
+        before = {f for f in self.functions() if f.app_id == app_id}
+        self._do("DELETE FROM functions WHERE app_id = ?", app_id)
+        for function in functions:
+            self._do(
+                "INSERT OR REPLACE INTO functions VALUES (?, ?, ?)",
+                function.id,
+                app_id,
+                json.dumps(
+                    [
+                        function.name,
+                        function.url,
+                        function.max_attempts,
+                        function.triggers,
+                        function.cancels,
+                        function.concurrency,
+                        function.idempotency,
+                    ]
+                ),
+            )
+        return before != set(functions)
+
+    def functions(self) -> list[Function]:
+        """All registered functions."""
+        return [_function(*row) for row in self._all("SELECT id, app_id, record FROM functions ORDER BY id")]
+
+    def function(self, function_id: str) -> Function | None:
+        """One function by its full id (`app-function`)."""
+        row = self._one("SELECT id, app_id, record FROM functions WHERE id = ?", function_id)
+        return None if row is None else _function(*row)
+
+    # Events and runs -----------------------------------------------------------------------------------
+
+    def add_event(self, event_id: str, name: str, body_json: str, now: int) -> None:
+        """Keep an event."""
+        self._do("INSERT INTO events VALUES (?, ?, ?, ?)", event_id, name, body_json, now)
+
+    def claim_idempotency(self, function_id: str, key: str, now: int, ttl: int) -> bool:
+        """Whether no run of the function has had this key in the last `ttl` nanoseconds; it then has it now."""
+        self._do("DELETE FROM idempotency WHERE expires_ns <= ?", now)
+        return self._do("INSERT OR IGNORE INTO idempotency VALUES (?, ?, ?)", function_id, key, now + ttl) == 1
+
+    def add_run(
+        self, run_id: str, function_id: str, event_id: str, events_json: str, concurrency: Sequence[str], now: int
+    ) -> None:
+        """Add a run that waits for its first request."""
+        self._do(
+            "INSERT INTO runs (id, function_id, event_id, status, events, queued_ns, concurrency)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            run_id,
+            function_id,
+            event_id,
+            RunStatus.QUEUED,
+            events_json,
+            now,
+            json.dumps(concurrency),
+        )
+
+    def start_run(self, run_id: str, now: int) -> None:
+        """Note the first request of a run."""
+        self._do(
+            "UPDATE runs SET status = ?, started_ns = ? WHERE id = ? AND status = ?",
+            RunStatus.RUNNING,
+            now,
+            run_id,
+            RunStatus.QUEUED,
+        )
+
+    def end_run(
+        self, run_id: str, status: RunStatus, now: int, *, output: str | None = None, error: str | None = None
+    ) -> bool:
+        """End a run and drop what was still to be done for it. False if it had ended before."""
+        ended = self._do(
+            "UPDATE runs SET status = ?, ended_ns = ?, output = ?, error = ? WHERE id = ? AND ended_ns IS NULL",
+            status,
+            now,
+            output,
+            error,
+            run_id,
+        )
+        self._do("UPDATE jobs SET done = 1, owner = NULL WHERE run_id = ? AND done = 0", run_id)
+        self._do("DELETE FROM waits WHERE run_id = ?", run_id)
+        self._do("DELETE FROM pending WHERE run_id = ?", run_id)
+        return ended == 1
+
+    def set_protocol(self, run_id: str, *, force_step_plan: bool, request_version: int) -> None:
+        """Note what later requests of the run must say about planning and the protocol version."""
+        self._do(
+            "UPDATE runs SET force_step_plan = ?, request_version = ? WHERE id = ?",
+            force_step_plan,
+            request_version,
+            run_id,
+        )
+
+    def protocol(self, run_id: str) -> tuple[bool, int] | None:
+        """Whether later requests of the run must plan, and the protocol version; None for an unknown run."""
+        row = self._one("SELECT force_step_plan, request_version FROM runs WHERE id = ?", run_id)
+        return None if row is None else (bool(row[0]), row[1])
+
+    def state(self, run_id: str) -> RunState | None:
+        """The run as its next request needs it, memos included."""
+        row = self._one(f"SELECT {_RUN}, force_step_plan, request_version FROM runs WHERE id = ?", run_id)  # noqa: S608
+        if row is None:
+            return None
+        memos = self._all(
+            "SELECT id, memo FROM steps WHERE run_id = ? AND position IS NOT NULL ORDER BY position", run_id
+        )
+        return RunState(_run(row[:12]), bool(row[12]), row[13], memos)
+
+    # Steps -------------------------------------------------------------------------------------------------
+
+    def save_step(self, run_id: str, step: StepRecord, now: int) -> bool:
+        """Memoize a step. False if it was memoized before: the first memo stays."""
+        assert step.memo_json is not None
+        saved = self._db.execute(
+            "INSERT INTO steps (run_id, id, op, name, status, position, memo, opts, userland, metadata, created_ns,"
+            " started_ns, ended_ns, request_id, checkpointed)"
+            " VALUES (?, ?, ?, ?, ?, (SELECT step_count FROM runs WHERE id = ?), ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (run_id, id) DO UPDATE SET status = excluded.status, position = excluded.position,"
+            " memo = excluded.memo, op = excluded.op, opts = coalesce(excluded.opts, opts),"
+            " userland = coalesce(excluded.userland, userland), metadata = excluded.metadata,"
+            " started_ns = coalesce(excluded.started_ns, started_ns), ended_ns = excluded.ended_ns,"
+            " request_id = coalesce(excluded.request_id, request_id), checkpointed = excluded.checkpointed"
+            " WHERE memo IS NULL",
+            (
+                run_id,
+                step.id,
+                step.op,
+                step.name,
+                step.status,
+                run_id,
+                step.memo_json,
+                step.opts_json,
+                step.userland_json,
+                step.metadata_json,
+                now,
+                step.started_ns,
+                step.ended_ns,
+                step.request_id,
+                step.checkpointed,
+            ),
+        ).rowcount
+        if saved:
+            self._db.execute(
+                "UPDATE runs SET step_count = step_count + 1, state_size = state_size + ? WHERE id = ?",
+                (len(step.memo_json), run_id),
+            )
+            self._db.execute("DELETE FROM pending WHERE run_id = ? AND step_id = ?", (run_id, step.id))
+        return saved == 1
+
+    def report_step(self, run_id: str, step: StepRecord, now: int) -> None:
+        """Note a step that has no memo yet: planned, asleep, waiting, to be retried."""
+        self._do(
+            "INSERT INTO steps (run_id, id, op, name, status, opts, userland, metadata, created_ns, started_ns, request_id)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (run_id, id) DO UPDATE SET status = excluded.status,"
+            " started_ns = coalesce(excluded.started_ns, started_ns) WHERE memo IS NULL",
+            run_id,
+            step.id,
+            step.op,
+            step.name,
+            step.status,
+            step.opts_json,
+            step.userland_json,
+            step.metadata_json,
+            now,
+            step.started_ns,
+            step.request_id,
+        )
+
+    def resolve_step(self, run_id: str, step_id: str, status: StepStatus, memo_json: str, now: int) -> bool:
+        """Memoize a step that was reported before. False if it was memoized already, or is unknown."""
+        row = self._one("SELECT op, name, created_ns FROM steps WHERE run_id = ? AND id = ?", run_id, step_id)
+        if row is None:
+            return False
+        record = StepRecord(step_id, row[0], row[1], status, memo_json, started_ns=row[2], ended_ns=now)
+        return self.save_step(run_id, record, now)
+
+    def add_attempt(self, run_id: str, attempt: StepAttempt) -> None:
+        """Note a failed attempt."""
+        self._do(
+            "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            run_id,
+            attempt.step_id,
+            attempt.attempt,
+            attempt.request_id,
+            attempt.started_ns,
+            attempt.ended_ns,
+            attempt.error_json,
+            attempt.will_retry,
+        )
+
+    def add_pending(self, run_id: str, step_ids: Sequence[str]) -> None:
+        """Note the steps of a parallel plan, all of which must end before the run goes on."""
+        for step_id in step_ids:
+            self._do("INSERT OR IGNORE INTO pending VALUES (?, ?)", run_id, step_id)
+
+    def has_pending(self, run_id: str) -> bool:
+        """Whether a parallel plan of the run has steps that have not ended."""
+        return self._one("SELECT 1 FROM pending WHERE run_id = ? LIMIT 1", run_id) is not None
+
+    def dispatch_of(self, run_id: str, job_id: int | None) -> tuple[bool, int, int | None]:
+        """What a checkpoint must know: whether the run is live, its state size in characters, and the generation of
+        the job if it is claimed (None otherwise: its request was answered, or it waits for its next one).
+        """
+        row = self._one(
+            "SELECT runs.ended_ns IS NULL, state_size, generation FROM runs LEFT JOIN jobs"
+            " ON jobs.id = ? AND jobs.run_id = runs.id AND jobs.done = 0 AND owner IS NOT NULL WHERE runs.id = ?",
+            job_id,
+            run_id,
+        )
+        return (False, 0, None) if row is None else (bool(row[0]), row[1], row[2])
+
+    # Jobs ----------------------------------------------------------------------------------------------------
+
+    def add_job(self, run_id: str, job: NewJob) -> bool:
+        """Queue a job. False if the run has had a job with this key."""
+        return (
+            self._do(
+                "INSERT OR IGNORE INTO jobs (run_id, key, kind, step_id, outgoing, due_ns, max_attempts, coalesce_key,"
+                " race) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                run_id,
+                job.key,
+                job.kind,
+                job.step_id,
+                job.outgoing,
+                job.due_ns,
+                job.max_attempts,
+                job.coalesce_key,
+                job.race,
+            )
+            == 1
+        )
+
+    def next_due(self) -> int | None:
+        """When the earliest unclaimed job falls due; None if there is none."""
+        due: int | None = self._one("SELECT min(due_ns) FROM jobs WHERE done = 0 AND owner IS NULL")[0]
+        return due
+
+    def next_timer(self, now: int) -> int | None:
+        """When the earliest unclaimed job after `now` falls due; None if there is none."""
+        due: int | None = self._one(
+            "SELECT min(due_ns) FROM jobs WHERE done = 0 AND owner IS NULL AND due_ns > ?", now
+        )[0]
+        return due
+
+    def is_idle(self, now: int) -> bool:
+        """Whether no job is claimed and none is due."""
+        row = self._one(
+            "SELECT 1 FROM jobs WHERE done = 0 AND (owner IS NOT NULL OR due_ns <= ?) LIMIT 1", now
+        )
+        return row is None
+
+    def claim(self, engine: str, now: int) -> list[Job]:
+        """Take the jobs that are due, as far as the functions' concurrency limits allow."""
+        claimed: list[Job] = []
+        full: set[tuple[str, str]] = set()
+        with self.transaction():
+            due = self._all(
+                "SELECT jobs.id, kind, function_id, concurrency FROM jobs JOIN runs ON runs.id = run_id"
+                " WHERE done = 0 AND owner IS NULL AND due_ns <= ? ORDER BY due_ns, jobs.id",
+                now,
+            )
+            for job_id, kind, function_id, concurrency in due:
+                group = (function_id, concurrency)
+                if kind != JobKind.TIMEOUT and concurrency != "[]":
+                    if group in full or self._is_full(*group):
+                        full.add(group)
+                        continue
+                row = self._one(f"UPDATE jobs SET owner = ? WHERE id = ? RETURNING {_JOB}", engine, job_id)  # noqa: S608
+                claimed.append(_job(row))
+        return claimed
+
+    def _is_full(self, function_id: str, concurrency: str) -> bool:
+        """Whether as many steps run as one of the function's limits allows for the run's key."""
+        function = self.function(function_id)
+        if function is None:
+            return False
+        running = self._all(
+            "SELECT concurrency FROM jobs JOIN runs ON runs.id = run_id"
+            " WHERE owner IS NOT NULL AND done = 0 AND kind != ? AND function_id = ?",
+            JobKind.TIMEOUT,
+            function_id,
+        )
+        others = [json.loads(row[0]) for row in running]
+        limits = zip(function.concurrency, json.loads(concurrency), strict=False)
+        return any(
+            sum(1 for keys in others if keys[n : n + 1] == [key]) >= limit for n, ((limit, _), key) in enumerate(limits)
+        )
+
+    def owns(self, engine: str, job: Job) -> bool:
+        """Whether the job is still this engine's: not taken over, and its run not ended."""
+        row = self._one("SELECT owner, generation FROM jobs WHERE id = ? AND done = 0", job.id)
+        return bool(row == (engine, job.generation))
+
+    def finish_job(self, job_id: int) -> None:
+        """Mark a job as done; its key stays taken."""
+        self._do("UPDATE jobs SET done = 1, owner = NULL WHERE id = ?", job_id)
+
+    def requeue_job(self, job_id: int, attempt: int, due_ns: int) -> None:
+        """Give a job back, to be done again at `due_ns` as attempt number `attempt`."""
+        self._do(
+            "UPDATE jobs SET owner = NULL, generation = generation + 1, attempt = ?, due_ns = ? WHERE id = ?",
+            attempt,
+            due_ns,
+            job_id,
+        )
+
+    def reset_attempts(self, job_id: int) -> None:
+        """Set a claimed job's stored attempt to 0 (a checkpoint does; see `server`)."""
+        self._db.execute("UPDATE jobs SET attempt = 0 WHERE id = ? AND attempt != 0", (job_id,))
+
+    def drop_job(self, run_id: str, key: str) -> None:
+        """Mark a job that has become needless as done."""
+        self._do("UPDATE jobs SET done = 1, owner = NULL WHERE run_id = ? AND key = ?", run_id, key)
+
+    # Requests --------------------------------------------------------------------------------------------------
+
+    def add_request(self, request: Request) -> None:
+        """Note a request that is about to be sent."""
+        self._do(
+            "INSERT INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL)",
+            request.id,
+            request.run_id,
+            request.step_id,
+            request.attempt,
+            request.generation,
+            request.engine,
+            request.started_ns,
+        )
+
+    def end_request(self, request_id: str, now: int, status_code: int | None, outcome: str) -> None:
+        """Note what came of a request."""
+        self._do(
+            "UPDATE requests SET ended_ns = ?, status_code = ?, outcome = ? WHERE id = ?",
+            now,
+            status_code,
+            outcome,
+            request_id,
+        )
+
+    # Waits -----------------------------------------------------------------------------------------------------
+
+    def add_wait(
+        self,
+        run_id: str,
+        *,
+        kind: str,
+        event_name: str,
+        expires_ns: int,
+        step_id: str | None = None,
+        expression: str | None = None,
+        correlation_id: str | None = None,
+        trigger_event_id: str | None = None,
+        coalesce_key: str | None = None,
+        race: bool = False,
+        max_attempts: int = 5,
+    ) -> None:
+        """Let a run wait for an event. Waiting again for the same step does nothing."""
+        self._do(
+            "INSERT OR IGNORE INTO waits (run_id, step_id, kind, event_name, expression, correlation_id,"
+            " trigger_event_id, expires_ns, coalesce_key, race, max_attempts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            run_id,
+            step_id,
+            kind,
+            event_name,
+            expression,
+            correlation_id,
+            trigger_event_id,
+            expires_ns,
+            coalesce_key,
+            race,
+            max_attempts,
+        )
+
+    def waits(self, event_name: str, event_id: str, now: int) -> list[Wait]:
+        """Who waits for an event of this name, the run that it started itself left out."""
+        rows = self._all(
+            "SELECT id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts FROM waits"
+            " WHERE event_name = ? AND expires_ns > ? AND trigger_event_id IS NOT ? AND correlation_id IS NULL",
+            event_name,
+            now,
+            event_id,
+        )
+        return [_wait(row) for row in rows]
+
+    def invoker(self, correlation_id: str) -> Wait | None:
+        """The invocation with this correlation id (`run id.step id`), if it still waits."""
+        run_id, _, step_id = correlation_id.partition(".")
+        return self.wait_of(run_id, step_id)
+
+    def wait_of(self, run_id: str, step_id: str) -> Wait | None:
+        """The wait of a step, if it still waits."""
+        row = self._one(
+            "SELECT id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts FROM waits"
+            " WHERE run_id = ? AND step_id = ?",
+            run_id,
+            step_id,
+        )
+        return None if row is None else _wait(row)
+
+    def end_wait(self, wait_id: int) -> None:
+        """Wait no longer."""
+        self._do("DELETE FROM waits WHERE id = ?", wait_id)
+
+    # Reading: for the console, the command line, reports and tests -----------------------------------
+
+    def runs(
+        self, *, limit: int = 50, status: RunStatus | None = None, function_id: str | None = None
+    ) -> list[Run]:
+        """Runs, the newest first.
+
+        Args:
+            limit: at most so many.
+            status: only those that stand so.
+            function_id: only those of this function (full id).
+        """
+        rows = self._all(
+            f"SELECT {_RUN} FROM runs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR function_id = ?2)"  # noqa: S608
+            " ORDER BY id DESC LIMIT ?3",
+            status,
+            function_id,
+            limit,
+        )
+        return [_run(row) for row in rows]
+
+    def run(self, run_id: str) -> Run | None:
+        """One run; None if there is none with this id."""
+        row = self._one(f"SELECT {_RUN} FROM runs WHERE id = ?", run_id)  # noqa: S608
+        return None if row is None else _run(row)
+
+    def find_runs(self, prefix: str) -> list[Run]:
+        """Runs whose id starts so, or ends so: what a person types."""
+        rows = self._all(
+            f"SELECT {_RUN} FROM runs WHERE substr(id, 1, length(?1)) = ?1 OR substr(id, -length(?1)) = ?1"  # noqa: S608
+            " ORDER BY id DESC LIMIT 20",
+            prefix.upper(),
+        )
+        return [_run(row) for row in rows]
+
+    def event_runs(self, event_id: str) -> list[Run]:
+        """The runs that an event started, in the order in which they were queued."""
+        return [_run(r) for r in self._all(f"SELECT {_RUN} FROM runs WHERE event_id = ? ORDER BY id", event_id)]  # noqa: S608
+
+    def event_exists(self, event_id: str) -> bool:
+        """Whether the event was received."""
+        return self._one("SELECT 1 FROM events WHERE id = ?", event_id) is not None
+
+    def steps(self, run_id: str) -> list[Step]:
+        """The steps of a run: memoized ones in their order, then those under way; failed attempts included."""
+        failed: dict[str | None, list[StepAttempt]] = {}
+        for attempt in self.attempts(run_id):
+            failed.setdefault(attempt.step_id, []).append(attempt)
+        rows = self._all(
+            f"SELECT {_STEP} FROM steps WHERE run_id = ? ORDER BY position IS NULL, position, rowid",  # noqa: S608
+            run_id,
+        )
+        return [_step(row, failed.get(row[1], [])) for row in rows]
+
+    def attempts(self, run_id: str) -> list[StepAttempt]:
+        """All failed attempts of a run, of its steps and (with `step_id` None) of its requests, in order."""
+        rows = self._all(
+            "SELECT step_id, attempt, request_id, started_ns, ended_ns, error, will_retry FROM attempts"
+            " WHERE run_id = ? ORDER BY rowid",
+            run_id,
+        )
+        return [StepAttempt(*row[:6], will_retry=bool(row[6])) for row in rows]
+
+    def requests(self, run_id: str) -> list[Request]:
+        """The Call Requests of a run, in order."""
+        rows = self._all(
+            "SELECT id, run_id, step_id, attempt, generation, engine, started_ns, ended_ns, status_code, outcome"
+            " FROM requests WHERE run_id = ? ORDER BY started_ns, id",
+            run_id,
+        )
+        return [Request(*row) for row in rows]
+
+
+def _is_dead(engine: str, pid: int, host: str, heartbeat_ns: int) -> bool:
+    if time.time_ns() - heartbeat_ns > LEASE_SECONDS * SECOND:
+        return True
+    if host != socket.gethostname():
+        return False
+    if pid == os.getpid():
+        return engine not in _live_engines
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # alive, but not ours
+    return False
+
+
+def _function(function_id: str, app_id: str, record: str) -> Function:
+    name, url, max_attempts, triggers, cancels, concurrency, idempotency = json.loads(record)
+    return Function(
+        function_id,
+        app_id,
+        name,
+        url,
+        max_attempts,
+        tuple((event, expression) for event, expression in triggers),
+        tuple((event, expression, timeout) for event, expression, timeout in cancels),
+        tuple((limit, key) for limit, key in concurrency),
+        idempotency,
+    )
+
+
+def _run(row: Sequence[Any]) -> Run:
+    return Run(row[0], row[1], row[2], RunStatus(row[3]), *row[4:])
+
+
+def _step(row: Sequence[Any], attempts: Sequence[StepAttempt]) -> Step:
+    return Step(*row[:4], StepStatus(row[4]), *row[5:14], checkpointed=bool(row[14]), attempts=tuple(attempts))
+
+
+def _job(row: Sequence[Any]) -> Job:
+    return Job(*row[:3], JobKind(row[3]), *row[4:10], race=bool(row[10]))
+
+
+def _wait(row: Sequence[Any]) -> Wait:
+    return Wait(*row[:6], race=bool(row[6]), max_attempts=row[7])
