@@ -67,6 +67,15 @@ def encode(value: Any) -> Any:
     return {TYPE_KEY: "text", "text": _text(value), "picture": _picture(value)}
 
 
+def is_text(encoded: Any) -> bool:
+    """Whether `encode` could keep no more of a value, or of a part of it, than the text that the model would see."""
+    if isinstance(encoded, list):
+        return any(is_text(item) for item in encoded)
+    if not isinstance(encoded, dict):
+        return False
+    return encoded.get(TYPE_KEY) == "text" or any(is_text(item) for item in encoded.values())
+
+
 def decode(value: Any) -> Any:
     """The value that `encode` stored.
 

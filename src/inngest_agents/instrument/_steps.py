@@ -38,6 +38,7 @@ async def run_step(
     retry_after: Callable[[Exception], float | None] | None = None,
     inputs: Any = None,
     metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None,
+    context: Any = None,
 ) -> Any:
     """Run `call` as a step of its own, or give back what it returned when it ran.
 
@@ -55,6 +56,8 @@ async def run_step(
         after_save: see `StepRequest.after_save`.
         max_attempts, is_final, retry_after, metadata: see `StepRequest`.
         inputs: JSON for the dashboard.
+        context: the run's context wrapper, if the work gets it: what the work changes in the user's context object is
+            stored with the step (see `inngest_agents.context`).
 
     Returns:
         The decoded value; on the first pass too, so that both passes see the same.

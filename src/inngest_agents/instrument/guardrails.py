@@ -1,0 +1,107 @@
+"""Guardrails: each check is a step around the user's function.
+
+So a check runs once and not once per replay, a check that raises is retried by the engine, and what a check that runs
+an agent of its own used is noted with its step. A parallel input guardrail and the first model call are asked for
+together; on a replay the driver lets the loop settle before it starts a new step, so a remembered tripwire ends the run
+before the model would be called again.
+
+Ids: the guardrails of one run are started in the order of their list (the SDK makes their tasks in that order, and
+nothing is awaited before the step is asked for), those of one tool call run one after the other. So guardrails of one
+name can be counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from agents import GuardrailFunctionOutput, InputGuardrailResult, OutputGuardrailResult, ToolGuardrailFunctionOutput
+
+from inngest_agents import codec
+from inngest_agents._agents_sdk import around
+from inngest_agents.instrument._steps import run_step
+from inngest_agents.instrument.tools import is_final, tool_label
+from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
+
+
+@around("agents.guardrail", "InputGuardrail.run", ("self", "agent", "input", "context"))
+async def _run_input(original: Callable[..., Any], self: Any, agent: Any, input: Any, context: Any) -> Any:
+    journal = current_journal()
+    if journal is None:
+        return await original(self, agent, input, context)
+    # The first turn may or may not have begun when a parallel guardrail starts.
+    turn = max(current_scope().turn, 1)
+    label = f"{turn} guardrail {self.get_name()}"
+    output = await _step(journal, label, self, context, lambda: original(self, agent, input, context))
+    return InputGuardrailResult(guardrail=self, output=output)
+
+
+@around("agents.guardrail", "OutputGuardrail.run", ("self", "context", "agent", "agent_output"))
+async def _run_output(original: Callable[..., Any], self: Any, context: Any, agent: Any, agent_output: Any) -> Any:
+    journal = current_journal()
+    if journal is None:
+        return await original(self, context, agent, agent_output)
+    label = f"{current_scope().turn} output guardrail {self.get_name()}"
+    output = await _step(journal, label, self, context, lambda: original(self, context, agent, agent_output))
+    return OutputGuardrailResult(guardrail=self, agent=agent, agent_output=agent_output, output=output)
+
+
+@around("agents.tool_guardrails", "ToolInputGuardrail.run", ("self", "data"))
+async def _run_tool_input(original: Callable[..., Any], self: Any, data: Any) -> Any:
+    return await _run_tool(original, self, data, "input guardrail")
+
+
+@around("agents.tool_guardrails", "ToolOutputGuardrail.run", ("self", "data"))
+async def _run_tool_output(original: Callable[..., Any], self: Any, data: Any) -> Any:
+    return await _run_tool(original, self, data, "output guardrail")
+
+
+async def _run_tool(original: Callable[..., Any], self: Any, data: Any, what: str) -> Any:
+    journal = current_journal()
+    if journal is None:
+        return await original(self, data)
+    call_id = data.context.tool_call_id
+    label = f"{tool_label(data.context.tool_name, call_id)} {what} {self.get_name()}"
+    return await _step(journal, label, self, data.context, lambda: original(self, data), call_id=call_id)
+
+
+async def _step(
+    journal: Journal, label: str, guardrail: Any, context: Any, check: Callable[[], Any], *, call_id: str = ""
+) -> Any:
+    async def call(_: StepScope) -> Any:
+        result = await check()
+        return result.output if isinstance(result, (InputGuardrailResult, OutputGuardrailResult)) else result
+
+    return await run_step(
+        journal,
+        current_scope().repeated(label),
+        "guardrail",
+        call,
+        name=guardrail.get_name(),
+        call_id=call_id,
+        encode=_encode,
+        decode=_decode,
+        is_final=is_final,
+        context=context,
+    )
+
+
+def _encode(output: Any) -> Any:
+    """What a guardrail returned, part by part: its data may be of any type, its verdict must come back as it was."""
+    encoded = codec.encode(output)
+    exact = type(output) in (GuardrailFunctionOutput, ToolGuardrailFunctionOutput)
+    if not exact and not codec.is_text(encoded):
+        return {"other": encoded}
+    if isinstance(output, GuardrailFunctionOutput):
+        return {"info": codec.encode(output.output_info), "tripped": codec.encode(output.tripwire_triggered)}
+    if isinstance(output, ToolGuardrailFunctionOutput):
+        return {"info": codec.encode(output.output_info), "behavior": codec.encode(output.behavior)}
+    return {"other": encoded}
+
+
+def _decode(stored: dict[str, Any]) -> Any:
+    if "tripped" in stored:
+        return GuardrailFunctionOutput(codec.decode(stored["info"]), codec.decode(stored["tripped"]))
+    if "behavior" in stored:
+        return ToolGuardrailFunctionOutput(codec.decode(stored["info"]), codec.decode(stored["behavior"]))
+    return codec.decode(stored["other"])
