@@ -83,7 +83,9 @@ class Opcode:
             return '{"data":' + self.data_json + "}"
         return self.data_json
 
-    def record(self, status: StepStatus, request_id: str | None, *, memo_json: str | None = None) -> StepRecord:
+    def record(
+        self, status: StepStatus, request_id: str | None, *, memo_json: str | None = None, checkpointed: bool = False
+    ) -> StepRecord:
         """The step as the store keeps it."""
         return StepRecord(
             self.id,
@@ -97,6 +99,7 @@ class Opcode:
             self.started_ns,
             self.ended_ns,
             request_id,
+            checkpointed,
         )
 
 
