@@ -312,6 +312,8 @@ class ServerEngine(EngineUnderTest):
                     f"--debug-api-port={ports[4]}",
                     *(f"--{flag}={port}" for flag, port in zip(flags, ports, strict=False)),
                 ],
+                # What production does with the checkpoints of a dispatch that another one took the place of.
+                env={**os.environ, "EXPERIMENTAL_ASYNC_DISPATCH_VALIDATION": "true"},
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,

@@ -354,6 +354,85 @@ def test_a_checkpointed_step_is_memoized_while_the_request_is_open(engine: Engin
     assert [step.name for step in engine.steps(run_id)] == ["by-hand", "next"]
 
 
+def test_a_checkpoint_does_not_give_the_open_request_new_attempts(engine: EngineUnderTest) -> None:
+    """The stored attempt is reset, but a request that is answered goes on from the attempt it was sent with."""
+    attempts: list[int] = []
+
+    @engine.client.create_function(fn_id="fn", trigger=GO, retries=2)
+    async def fn(ctx: inngest.Context) -> Any:
+        request = await raw_body(ctx)
+        attempts.append(ctx.attempt)
+        await checkpoint(engine, request, [step_run(f"saved-{ctx.attempt}", 1)])
+
+        async def broken() -> None:
+            raise ValueError("broken")
+
+        try:
+            await ctx.step.run("broken", broken)
+        except inngest.StepError as error:
+            return error.message
+
+    engine.serve([fn])
+    assert engine.run("go").output == "broken"
+    assert attempts == [0, 1, 2, 0]
+
+
+def test_a_step_that_ends_in_an_answer_starts_the_count_of_attempts_anew(engine: EngineUnderTest) -> None:
+    attempts: dict[str, list[int]] = {"one": [], "two": []}
+
+    @engine.client.create_function(fn_id="fn", trigger=GO, retries=1)
+    async def fn(ctx: inngest.Context) -> Any:
+        def flaky(name: str) -> Any:
+            async def handler() -> str:
+                attempts[name].append(ctx.attempt)
+                if len(attempts[name]) == 1:
+                    raise ValueError("not yet")
+                return name
+
+            return handler
+
+        return [await ctx.step.run("one", flaky("one")), await ctx.step.run("two", flaky("two"))]
+
+    engine.serve([fn])
+    assert engine.run("go").output == ["one", "two"]
+    assert attempts == {"one": [0, 1], "two": [0, 1]}
+
+
+def test_checkpoints_that_are_stale_or_wrong_are_refused(engine: EngineUnderTest) -> None:
+    answers: dict[str, int] = {}
+
+    @engine.client.create_function(fn_id="fn", trigger=GO, retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        request = await raw_body(ctx)
+        if not request["steps"]:
+            early = {"request_started_at": 1}  # the real server does not look at dispatches younger than 10 s
+            big = "x" * (4 * 1024 * 1024 + 1)
+            answers["other generation"] = await checkpoint(engine, request, [step_run("a", 1)], generation_id=99, **early)
+            answers["too large"] = await checkpoint(engine, request, [step_run("a", big)])
+            answers["not a finished step"] = await checkpoint(
+                engine, request, [step_run("a", None) | {"op": "Sleep", "opts": {"duration": "1s"}}]
+            )
+            answers["no such run"] = await checkpoint(
+                engine, request, [step_run("a", 1)], run_id="01ARZ3NDEKTSV4RRFFQ69G5FAV"
+            )
+            answers["good"] = await checkpoint(engine, request, [step_run("a", 1)])
+            answers["again"] = await checkpoint(engine, request, [step_run("a", 2)])
+        return await ctx.step.run("a", Calls().step("a", "wrong"))
+
+    engine.serve([fn])
+    # The SDK has no memo of "a" yet and runs it; the memo that was saved first stays.
+    assert engine.run("go").output == 1
+    gone = answers.pop("no such run")
+    assert gone in (400, 404)
+    assert answers == {
+        "other generation": 409,
+        "too large": 413,
+        "not a finished step": 400,
+        "good": 200,
+        "again": 200,
+    }
+
+
 # Helpers ----------------------------------------------------------------------------------------------------
 
 
