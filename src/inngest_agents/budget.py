@@ -204,6 +204,11 @@ class BudgetLedger:
                         self._spent.setdefault(name, _Sums()).add(amount, sign)
             self._records[record.step_id] = record
 
+    def answers(self, error: BudgetExceeded) -> bool:
+        """Whether `on_exceeded` is there to answer for the agent."""
+        budgets = self._budgets(error.agent)
+        return any(budget.on_exceeded is not None and (error.for_agent or whose is None) for budget, whose in budgets)
+
     async def answer(self, error: BudgetExceeded) -> str | None:
         """Ask `on_exceeded` of the budget that was hit, or else of the run's, to answer for the agent.
 
@@ -286,8 +291,8 @@ def _amounts(record: StepRecord) -> Iterable[tuple[str, _Sums]]:
     yield record.agent, calls
     for usage in record.usages:
         cost = usage.price.amount if usage.price else None
-        inner = usage.requests if usage.origin in {"nested", "compaction"} else 0
-        yield usage.agent or record.agent, _Sums(cost or Decimal(0), usage.total_tokens, inner)
+        amount = _Sums(cost or Decimal(0), usage.total_tokens, record.calls_of(usage))
+        yield usage.agent or record.agent, amount
 
 
 def _error(

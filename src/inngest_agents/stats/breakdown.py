@@ -71,14 +71,14 @@ class Breakdown:
         self.seconds += record.duration
         self.waited_seconds += record.waited
 
-    def add_usage(self, usage: UsageRecord) -> None:
-        """Count tokens and dollars.
+    def add_usage(self, usage: UsageRecord, calls: int = 0) -> None:
+        """Count tokens and dollars, and the model calls that are no steps of their own.
 
-        The call itself is counted with its step; so only calls without a step of their own are counted here.
-        A failed attempt is an attempt of a call that is counted already.
+        Args:
+            usage: what was used.
+            calls: see `StepRecord.calls_of`.
         """
-        if usage.origin in {"nested", "compaction"}:
-            self.model_calls += usage.requests
+        self.model_calls += calls
         tokens = usage.tokens
         self.input_tokens += tokens.input_tokens
         self.cached_tokens += tokens.cached_input_tokens

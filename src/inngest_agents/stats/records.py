@@ -273,6 +273,15 @@ class StepRecord:
         """The step's own usage, if it has one, and all nested ones."""
         return self.nested if self.usage is None else (self.usage, *self.nested)
 
+    def calls_of(self, usage: UsageRecord) -> int:
+        """How many model calls one of `usages` adds to the step itself.
+
+        A model step is a call already, and a failed attempt is an attempt of a call that is counted. All else (a
+        plain run inside a tool, a guardrail that asks a model, a compaction) counts its requests.
+        """
+        counted = usage.origin == "failed_attempt" or (usage.origin == "step" and self.kind == "model")
+        return 0 if counted else usage.requests
+
     @property
     def is_tool_call(self) -> bool:
         """Whether the step counts as a tool call."""

@@ -72,7 +72,7 @@ def totals(stats: RunStats) -> list[tuple[str, str]]:
 def breakdown_grid(title: str, sums: Mapping[str, Breakdown]) -> Grid:
     """One breakdown as a table; the first column is headed by `title`."""
     columns = (title, "Model calls", "Tool calls", "Failed", "Input", "Cached", "Output", "Cost", "Time")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             name,
             _figure(item.model_calls),
@@ -86,7 +86,11 @@ def breakdown_grid(title: str, sums: Mapping[str, Breakdown]) -> Grid:
         )
         for name, item in sums.items()
     ]
-    return Grid(columns, rows)
+    # The first and the last column always say something; of the figures, only those that anything has.
+    last = len(columns) - 1
+    kept = [place for place in range(last + 1) if place in {0, last} or any(row[place] for row in rows)]
+    shown: list[tuple[str, ...]] = [tuple(row[place] for place in kept) for row in rows]
+    return Grid(tuple(columns[place] for place in kept), shown)
 
 
 def _figure(value: int) -> str:
@@ -112,7 +116,7 @@ def rich_table(grid: Grid) -> RenderableType:
         table.add_column(column, justify="right" if place else "left", overflow="fold")
     for row in grid.rows:
         # Text, because rich would read "[…]" in a string as markup.
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
@@ -124,7 +128,7 @@ def rich_stats(stats: RunStats) -> RenderableType:
 
     head = Table.grid(padding=(0, 2))
     for name, value in totals(stats):
-        head.add_row(Text(name, style="bold"), Text(value))
+        head.add_row(Text(name, style="bold"), Text(printable(value)))
     return Group(head, *map(rich_table, grids(stats)))
 
 

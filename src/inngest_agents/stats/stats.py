@@ -197,7 +197,7 @@ class RunStats:
             _note(self.agents_involved, usage.agent)
         model = self._sum_of_model(usage, record.name if record.kind == "model" else "")
         for item in (self.total, model, *self._sums(record, usage.agent or record.agent)):
-            item.add_usage(usage)
+            item.add_usage(usage, record.calls_of(usage))
         price = usage.price
         if price is not None and price.version:
             _note(self.price_tables, f"{price.source} {price.version}")
@@ -263,6 +263,33 @@ class RunStats:
             counts[key] = counts.get(key, 0) + item.usages
         self.unpriced = [Unpriced(*key, usages) for key, usages in counts.items()]
         self.timeline = [*self.timeline, *other.timeline]
+
+    def table(self, *, width: int | None = None, color: bool = False) -> str:
+        """A table for a terminal: by rich where it is installed, else in plain text.
+
+        Args:
+            width: columns of the terminal; None for that of the terminal at hand.
+            color: with ANSI colours.
+        """
+        from inngest_agents.stats.render import render
+
+        return render(self, width=width, color=color)
+
+    def to_html(self, *, title: str | None = None) -> str:
+        """One self-contained HTML page: waterfall, and what each model, agent and tool used.
+
+        The inputs and outputs of the steps are not part of the statistics; `inngest-agents show RUN --html FILE`
+        makes the page with them.
+
+        Args:
+            title: the heading; the starting agent's name by default.
+        """
+        from inngest_agents.stats.html import page
+        from inngest_agents.stats.report import RunReport
+
+        report = RunReport.from_stats(self)
+        report.title = title or report.title
+        return page(report)
 
     def to_dict(self, *, durations: bool = True, timeline: bool = True) -> JsonDict:
         """JSON, with the version of the schema as `v`.
