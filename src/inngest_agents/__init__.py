@@ -1,5 +1,6 @@
 """Durable runs of the OpenAI Agents SDK on Inngest."""
 
+from inngest_agents.budget import Budget, BudgetExceeded
 from inngest_agents.errors import ContextConflictError, DivergenceError, UnsupportedError
 from inngest_agents.journal import idempotency_key
 from inngest_agents.options import DurableOptions, ToolOptions, tool_options
@@ -7,6 +8,8 @@ from inngest_agents.result import DurableRunResult
 from inngest_agents.runner import DurableRunner
 
 __all__ = [
+    "Budget",
+    "BudgetExceeded",
     "ContextConflictError",
     "DivergenceError",
     "DurableOptions",

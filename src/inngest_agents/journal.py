@@ -17,7 +17,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+from inngest_agents._inngest_sdk import hash_step_id
+
 if TYPE_CHECKING:
+    from inngest_agents.budget import BudgetLedger
     from inngest_agents.driver import Driver
     from inngest_agents.options import DurableOptions
     from inngest_agents.stats.records import UsageRecord
@@ -73,6 +76,10 @@ class Scope:
     places: dict[str, str] = dataclasses.field(default_factory=dict)
     """Where in its turn each tool call was ordered: call id to "turn.place"."""
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    prepared: Any = None
+    """What the user's functions said for the turn under way; see `instrument.dynamic`."""
+    previous: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The last value of each of them, so that an equal one is stored as a marker only."""
 
     def repeated(self, label: str) -> str:
         """A label that may come several times in this scope, one after the other: "x", "x:1", "x:2", …"""
@@ -97,6 +104,14 @@ class Journal:
         self.run_id = run_id
         self.records: list[dict[str, Any]] = []
         """The records of the finished steps, by id order of completion on this pass; see `result`."""
+        self.ledger: BudgetLedger | None = None
+        """The account of the budget, if there is one; nested and parallel calls share it."""
+        if options.budget is not None:
+            from inngest_agents.budget import BudgetLedger
+
+            self.ledger = BudgetLedger(options.budget, prices=options.prices)
+        self.handoffs = 0
+        """Handoffs of all loops that have ended on this pass."""
         self._order = 0
         self.agents: list[str] = []
         """Names of the agents in order of their first turn."""
@@ -116,7 +131,11 @@ class Journal:
         from inngest_agents.stats.records import StepRecord
         from inngest_agents.stats.stats import RunFacts, RunStats
 
-        facts = RunFacts(starting_agent=starting_agent, final_agent=getattr(result.last_agent, "name", starting_agent))
+        facts = RunFacts(
+            starting_agent=starting_agent,
+            final_agent=getattr(result.last_agent, "name", starting_agent),
+            handoffs=self.handoffs,
+        )
         return RunStats.from_records([StepRecord.from_dict(record) for record in self.records], facts)
 
     async def step(self, request: StepRequest) -> dict[str, Any]:
@@ -140,8 +159,20 @@ class Journal:
             )
         record = payload.get("record")
         if record is not None:
-            self.records.append(record)
+            self.add_record(record)
         return payload
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Note what a finished step used."""
+        self.records.append(record)
+        if self.ledger is not None:
+            from inngest_agents.stats.records import StepRecord
+
+            self.ledger.add(StepRecord.from_dict(record))
+
+    def is_done(self, label: str) -> bool:
+        """Whether the step of this label in the current scope has a memo that was not asked for yet."""
+        return self.driver.engine.has_memo(hash_step_id(self.step_id(label)))
 
     def step_id(self, label: str) -> str:
         """The full id of a step in the current scope."""
@@ -223,6 +254,11 @@ def nested_under(label: str) -> Iterator[None]:
         yield
     finally:
         _nested_label.reset(token)
+
+
+def nested_label() -> str | None:
+    """The tool call under which the caller runs an agent; None anywhere else."""
+    return _nested_label.get()
 
 
 @contextmanager

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from inngest_agents.budget import Budget
+    from inngest_agents.stats.pricing import ModelPrices
 
 __all__ = ["DurableOptions", "ToolOptions", "tool_options"]
 
@@ -62,6 +66,18 @@ class DurableOptions:
 
     tools: Mapping[str, ToolOptions] = dataclasses.field(default_factory=dict)
     """Options of tools by their name; they win over `tool_options(tool, …)`."""
+
+    budget: Budget | None = None
+    """Limits on dollars, tokens and calls; see `inngest_agents.Budget`."""
+
+    prices: Mapping[str, ModelPrices] | None = None
+    """Prices of models of your own, in US dollars per token by LiteLLM's field names; they win over its table."""
+
+    prices_on: bool = True
+    """Look up what each model call costs, once, in its step (needs the extra `cost`). False: no prices."""
+
+    estimate_tokens: bool = True
+    """Count tokens offline where the provider gives no usage; the record says `estimated`."""
 
     divergence: Literal["error", "warn"] = "error"
     """What happens when a replay asks for another step than was remembered, or leaves memos unused: fail the run with a

@@ -29,7 +29,7 @@ async def run_step(
     call_id: str = "",
     encode: Callable[[Any], Any] = codec.encode,
     decode: Callable[[Any], Any] = codec.decode,
-    record: Callable[[StepRecord, Any], StepRecord] | None = None,
+    record: Callable[[StepRecord, Any], Awaitable[StepRecord]] | None = None,
     extra: Callable[[], dict[str, Any] | None] | None = None,
     restore: Callable[[dict[str, Any]], None] | None = None,
     after_save: bool = True,
@@ -91,7 +91,9 @@ async def run_step(
             }
         )
         if record is not None:
-            made = record(made, value)
+            made = await record(made, value)
+        elif made.nested and journal.options.prices_on:
+            made = await priced(journal, made)
         stored: dict[str, Any] = {"v": SCHEMA_VERSION, "output": encode(value)}
         more = extra() if extra is not None else None
         if more:
@@ -108,17 +110,32 @@ async def run_step(
         is_final=is_final,
         retry_after=retry_after,
         opts={"input": [inputs]} if inputs is not None else None,
-        metadata=metadata,
+        metadata=metadata if metadata is not None else dashboard_metadata,
     )
     try:
         stored = await journal.step(request)
     except Exception as error:
         failed = ErrorRecord(qualified_name(error), str(error))
-        journal.records.append(StepRecord(**{**_fields(base), "error": failed}).to_dict())
+        journal.add_record(StepRecord(**{**_fields(base), "error": failed}).to_dict())
         raise
     if restore is not None and "extra" in stored:
         restore(stored["extra"])
     return decode(stored["output"])
+
+
+async def priced(journal: Journal, record: StepRecord) -> StepRecord:
+    """A record whose nested usages have their prices."""
+    from inngest_agents.stats.pricing import with_price
+
+    nested = [await with_price(usage, journal.options.prices) for usage in record.nested]
+    return StepRecord(**{**_fields(record), "nested": tuple(nested)})
+
+
+def dashboard_metadata(stored: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What Inngest's dashboard shows of a step beside its output: tokens and cost, or the tool call."""
+    from inngest_agents.stats.metadata import step_metadata
+
+    return step_metadata(StepRecord.from_dict(stored["record"])) or None
 
 
 def _fields(record: StepRecord) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import contextlib
 import email.utils
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from typing import Any
 
 import openai
@@ -22,9 +21,10 @@ from agents.models.interface import Model
 
 from inngest_agents import codec
 from inngest_agents._agents_sdk import around
+from inngest_agents.instrument import accounting
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope
-from inngest_agents.stats.records import StepRecord, count_items, usage_from_response
+from inngest_agents.stats.records import StepRecord
 
 FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
 """HTTP answers of a provider that no retry makes better: bad request, bad key, no such model, too large."""
@@ -40,6 +40,7 @@ def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any
     scope.turn += 1
     scope.agent_name = agent.name
     journal.note_agent(agent.name)
+    accounting.watch(model)
     return DurableModel(model, requested=_requested_name(agent, run_config, model))
 
 
@@ -85,37 +86,59 @@ class DurableModel(Model):
         settings = kwargs.get("model_settings", args[2] if len(args) > 2 else None)
         timeout = getattr(settings, "timeout", None)
 
-        async def call(_: StepScope) -> ModelResponse:
-            async with asyncio.timeout(timeout):
-                return await self._inner.get_response(*args, **kwargs)
-
-        response: ModelResponse = await run_step(
+        label = f"{scope.turn} model {scope.agent_name}"
+        inputs = accounting.inputs_of(args, kwargs)
+        admitted = await accounting.admit(
             journal,
-            f"{scope.turn} model {scope.agent_name}",
-            "model",
-            call,
-            name=self._requested,
-            encode=codec.encode_response,
-            decode=codec.decode_response,
-            record=self._record,
-            after_save=False,
-            is_final=is_final,
-            retry_after=retry_after,
+            label,
+            model=self._inner,
+            requested=self._requested,
+            inputs=inputs,
+            max_output_tokens=getattr(settings, "max_tokens", None) or 0,
         )
+        if isinstance(admitted, ModelResponse):
+            return admitted
+
+        with accounting.collecting() as answer:
+
+            async def call(_: StepScope) -> ModelResponse:
+                async with asyncio.timeout(timeout):
+                    return await self._inner.get_response(*args, **kwargs)
+
+            async def record(made: StepRecord, response: ModelResponse) -> StepRecord:
+                return await accounting.account(
+                    journal,
+                    made,
+                    response,
+                    model=self._inner,
+                    requested=self._requested,
+                    answer=answer,
+                    inputs=inputs,
+                )
+
+            try:
+                response: ModelResponse = await run_step(
+                    journal,
+                    label,
+                    "model",
+                    call,
+                    name=self._requested,
+                    encode=codec.encode_response,
+                    decode=codec.decode_response,
+                    record=record,
+                    after_save=False,
+                    is_final=is_final,
+                    retry_after=retry_after,
+                )
+            finally:
+                if admitted is not None and journal.ledger is not None:
+                    journal.ledger.release(admitted)
         _note_places(scope, response)
         return response
 
     def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Stream from the model; see `instrument.streaming`."""
         return self._inner.stream_response(*args, **kwargs)
-
-    def _record(self, record: StepRecord, response: ModelResponse) -> StepRecord:
-        return replace(
-            record,
-            usage=usage_from_response(response, requested_model=self._requested),
-            counts=count_items(response.output),
-            response_id=response.response_id or "",
-        )
 
 
 def _requested_name(agent: Any, run_config: Any, model: Model) -> str:

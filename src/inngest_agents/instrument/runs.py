@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from agents import HandoffOutputItem
+
 from inngest_agents._agents_sdk import around
 from inngest_agents.journal import current_journal, current_step, inside_scope
 from inngest_agents.stats.records import usage_from_response
@@ -19,7 +21,9 @@ async def _run(original: Callable[..., Any], self: Any, starting_agent: Any, inp
     journal = current_journal()
     if journal is not None:
         with inside_scope():
-            return await original(self, starting_agent, input, **kwargs)
+            result = await original(self, starting_agent, input, **kwargs)
+        journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)
+        return result
     result = await original(self, starting_agent, input, **kwargs)
     step = current_step()
     if step is not None:

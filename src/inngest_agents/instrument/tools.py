@@ -27,12 +27,16 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
     if journal is None:
         return await original(function_tool=function_tool, context=context, arguments=arguments)
     label = tool_label(function_tool.name, context.tool_call_id)
-    if sdk.is_agent_tool(function_tool):
+    is_agent = sdk.is_agent_tool(function_tool)
+    if is_agent and function_tool.timeout_seconds is not None:
         with nested_under(label):
             return await original(function_tool=function_tool, context=context, arguments=arguments)
     sdk.consume_default_failure(context)
     try:
-        value = await _step(journal, label, function_tool, context, arguments)
+        if is_agent:
+            value = await _run_agent(journal, label, function_tool, context, arguments)
+        else:
+            value = await _step(journal, label, function_tool, context, arguments)
     except ToolTimeoutError:
         return await _timed_out(journal, label, function_tool, context)
     except Exception as error:
@@ -43,7 +47,28 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
             raise
         sdk.report_handled_error(function_tool, error, arguments, context)
         return sdk.InvocationResult(text, is_sdk_generated_error=was_default)
+    finally:
+        if held is not None and journal.ledger is not None:
+            journal.ledger.release(held)
     return sdk.InvocationResult(value, is_sdk_generated_error=sdk.consume_default_failure(context))
+
+
+async def _run_agent(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
+    """Run the agent of an agent tool; what the user makes of its result is a step."""
+
+    def durable(extractor: Any) -> Any:
+        async def extract(result: Any) -> Any:
+            async def call(_: StepScope) -> Any:
+                return await _awaited(extractor(result))
+
+            output = current_scope().repeated(f"{label} output")
+            return await run_step(journal, output, "other", call, name=function_tool.name)
+
+        return extract
+
+    body = sdk.with_output_extractor(sdk.raw_body(function_tool), durable)
+    with nested_under(label):
+        return await body(sdk.invoke_context(function_tool, context), arguments)
 
 
 async def _step(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
