@@ -32,6 +32,9 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
         with nested_under(label):
             return await original(function_tool=function_tool, context=context, arguments=arguments)
     sdk.consume_default_failure(context)
+    held = None
+    if journal.ledger is not None and not journal.is_done(label):
+        held = journal.ledger.check_tool_call(current_scope().agent_name)
     try:
         if is_agent:
             value = await _run_agent(journal, label, function_tool, context, arguments)
