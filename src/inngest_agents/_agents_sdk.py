@@ -13,7 +13,9 @@ import functools
 import importlib
 import inspect
 import sys
+import types
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import agents
@@ -147,3 +149,109 @@ def set_custom_data(context: Any, data: dict[str, Any] | None) -> None:
     """Attach custom data again on a replay."""
     if data is not None:
         context._custom_data = data
+
+
+# agent.py, turn_preparation.py: how the enabled tools and handoffs of a turn are found.
+public_agent: Final[Any] = name("agents._public_agent", "get_public_agent")
+gather_with_cancel: Final[Any] = name("agents.util._asyncio_tasks", "gather_with_cancel")
+_mcp_handoff_snapshot: Final[Any] = name("agents.agent", "AgentBase._use_mcp_handoff_snapshot")
+
+
+def mcp_handoff_snapshot(agent: Any, handoffs: list[Any]) -> AbstractContextManager[None]:
+    """Names that MCP tools must not take come from these handoffs, and no `is_enabled` runs for it."""
+    snapshot: AbstractContextManager[None] = _mcp_handoff_snapshot(agent, handoffs)
+    return snapshot
+
+
+def stand_in(function_tool: agents.FunctionTool, *, is_enabled: bool) -> agents.FunctionTool:
+    """A tool with the answer of its `is_enabled` in place of the function; only for `get_all_tools` to look at."""
+    made = object.__new__(type(function_tool))
+    made.__dict__.update(function_tool.__dict__)
+    made.__dict__["is_enabled"] = is_enabled
+    return made
+
+
+# handoffs/__init__.py: `handoff()` keeps the user's `on_handoff` in a closure and the target in a weak reference.
+_invoke_handoff: Final[Any] = name("agents.handoffs", "_invoke_handoff_with_redaction")
+
+
+def handoff_target(handoff: Any) -> Any:
+    """The agent of a handoff that `handoff()` made; None of a hand-built one, whose function chooses it."""
+    invoke = handoff.on_invoke_handoff
+    if not isinstance(invoke, functools.partial) or invoke.func is not _invoke_handoff or handoff._agent_ref is None:
+        return None
+    return handoff._agent_ref()
+
+
+def has_on_handoff(handoff: Any) -> bool:
+    """Whether a handoff that `handoff()` made calls a function of the user."""
+    return inspect.getclosurevars(handoff.on_invoke_handoff.args[0]).nonlocals.get("on_handoff") is not None
+
+
+# handoffs/history.py: how the default nesting of histories asks the user's mapper, and which items it has taken over.
+nest_history: Final[Any] = name("agents.handoffs.history", "_nest_handoff_history_with_provenance")
+_OWNED_ITEMS: Final = "_nested_history_owned_items"
+HistoryOwnedItem: Final[Any] = name("agents.run_internal.items", "NestedHistoryOwnedItem")
+
+
+def history_owned_items(data: Any) -> tuple[Any, ...]:
+    """The run items that a nested history already tells of."""
+    owned: tuple[Any, ...] = getattr(data, _OWNED_ITEMS, ())
+    return owned
+
+
+def set_history_owned_items(data: Any, owned: tuple[Any, ...]) -> None:
+    """Note again which run items a nested history already tells of."""
+    object.__setattr__(data, _OWNED_ITEMS, owned)
+
+
+# agent.py: an agent as a tool keeps the user's `custom_output_extractor` in a closure.
+_EXTRACTOR: Final = "custom_output_extractor"
+
+
+def with_output_extractor(body: Callable[..., Any], wrap: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The body of an agent tool with the user's output extractor wrapped; `body` itself if there is none."""
+    code, closure = getattr(body, "__code__", None), getattr(body, "__closure__", None)
+    if code is None or closure is None or _EXTRACTOR not in code.co_freevars:
+        return body
+    index = code.co_freevars.index(_EXTRACTOR)
+    extractor = closure[index].cell_contents
+    if extractor is None:
+        return body
+    cells = list(closure)
+    cells[index] = types.CellType(wrap(extractor))
+    made = types.FunctionType(code, body.__globals__, body.__name__, body.__defaults__, tuple(cells))
+    made.__kwdefaults__ = body.__kwdefaults__
+    return made
+
+
+if _EXTRACTOR not in agents.Agent.as_tool.__code__.co_cellvars:
+    raise MissingSeamError(f"agents.Agent.as_tool.{_EXTRACTOR}")
+
+
+# run_internal/session_persistence.py: what a session's history is compared by, and the private half of compaction sessions.
+_fingerprint: Final[Any] = name("agents.run_internal.session_persistence", "_fingerprint_or_repr")
+_ignore_ids: Final[Any] = name("agents.run_internal.session_persistence", "_ignore_ids_for_matching")
+GENERATION_METHODS: Final = ("_get_items_with_generation", "_add_items_with_generation")
+"""The guard of compaction sessions against changes between reading and compacting, kept in the memory of one process; in
+a durable run the read may have happened in another one."""
+
+for _part in GENERATION_METHODS:
+    name("agents.memory", f"OpenAIResponsesCompactionSession.{_part}")
+
+
+def item_fingerprint(session: Any, item: Any) -> str:
+    """A text that is the same for equal items of a session's history."""
+    fingerprint: str = _fingerprint(item, ignore_ids_for_matching=_ignore_ids(session))
+    return fingerprint
+
+
+def conversation_id(session: Any) -> str | None:
+    """The conversation of an `OpenAIConversationsSession`, which it creates when it is first used."""
+    return session._session_id if isinstance(session, agents.OpenAIConversationsSession) else None
+
+
+def set_conversation_id(session: Any, conversation: str | None) -> None:
+    """Give the conversation again that the session created in a step."""
+    if isinstance(session, agents.OpenAIConversationsSession) and session._session_id is None:
+        session._session_id = conversation

@@ -33,7 +33,7 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
             return await original(function_tool=function_tool, context=context, arguments=arguments)
     sdk.consume_default_failure(context)
     held = None
-    if journal.ledger is not None and not journal.is_done(label):
+    if not is_agent and journal.ledger is not None and not journal.is_done(label):
         held = journal.ledger.check_tool_call(current_scope().agent_name)
     try:
         if is_agent:
