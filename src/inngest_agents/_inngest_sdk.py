@@ -137,7 +137,7 @@ class EngineRequest:
         TypeError: `step` is not the `step` of an Inngest context.
     """
 
-    __slots__ = ("_execution", "_memos", "_middleware", "_step", "is_sync")
+    __slots__ = ("_execution", "_middleware", "_step", "is_sync")
 
     def __init__(self, step: AnyStep) -> None:
         if not isinstance(step, STEP_TYPES):
@@ -148,9 +148,14 @@ class EngineRequest:
         self._step = step
         execution: Any = step._execution
         self._execution = execution
-        self._memos: dict[str, Any] = execution._memos._memos
         self._middleware: Any = step._middleware
         self.is_sync: bool = isinstance(step, _step_lib.StepSync)
+
+    @property
+    def _memos(self) -> dict[str, Any]:
+        # Looked up each time: the SDK puts a new dict there whenever the user's own `step.run` takes a memo.
+        memos: dict[str, Any] = self._execution._memos._memos
+        return memos
 
     @property
     def run_id(self) -> str:

@@ -17,6 +17,7 @@ later request.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import dataclasses
 import logging
 import time
@@ -38,6 +39,9 @@ T = TypeVar("T")
 IDLE_TURNS: Final = 64
 """Turns of the event loop without a new request after which a batch counts as whole (measured: gaps of 15 to 43)."""
 
+UNDRIVEN_WARNING_SECONDS: Final = 5.0
+"""How long a streamed run may wait for its consumer before a warning says that it does."""
+
 TARGET_GRACE_SECONDS: Final = 10.0
 """How long a targeted request waits for its step to be asked for before it reports that it can't be found."""
 
@@ -51,12 +55,22 @@ class _Asked:
     run: _Run | None
     task: asyncio.Task[None] | None = None
 
+    @property
+    def is_driven(self) -> bool:
+        return self.run is None or self.run.driven
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Run:
     """One durable run under way in this request."""
 
-    inner: asyncio.Task[Any]
+    inner: asyncio.Task[Any] | None = None
+    driven: bool = True
+    """Whether the user's own frame waits for this run, so that the end of the request can be raised there. A streamed
+    run that nobody consumes starts no steps."""
+
+
+_run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("inngest_agents_run", default=None)
 
 
 _drivers: weakref.WeakKeyDictionary[Any, Driver] = weakref.WeakKeyDictionary()
@@ -77,6 +91,7 @@ class Driver:
         self._stopping: list[sdk.StepResponse] | None = None
         self._raised: Exception | None = None
         self._activity = 0
+        self._started_any = False
         self._replaying = engine.memo_count > 0
         self._settling: asyncio.Task[None] | None = None
         self._concluding: asyncio.Task[None] | None = None
@@ -132,18 +147,87 @@ class Driver:
             ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
             Exception: what the loop raised.
         """
-        inner = self.loop.create_task(_as_coroutine(main))
-        run = _Run(inner)
-        self._runs.append(run)
+        run = _Run()
+        inner = self._start_loop(run, lambda: self.loop.create_task(_as_coroutine(main)))
         try:
             await asyncio.wait((inner, self._end), return_when=asyncio.FIRST_COMPLETED)
+            await self.conclude(run)
+            return inner.result()
+        finally:
+            await self._forget(run)
+
+    def attach(self, start: Callable[[], asyncio.Task[Any]]) -> _Run:
+        """A streamed run, whose loop the SDK starts as a task of its own.
+
+        It starts steps only between `resume` and `pause`. When the request ends, the loop is cancelled; whoever consumes
+        its events then finds the stream ended and calls `conclude`, which raises the end in the user's frame.
+
+        Args:
+            start: starts the loop and gives its task.
+        """
+        run = _Run(driven=False)
+        inner = self._start_loop(run, start)
+        self._end.add_done_callback(lambda _: inner.cancel())
+        return run
+
+    def resume(self, run: _Run) -> None:
+        """Someone waits for a streamed run: its steps may start."""
+        run.driven = True
+        for asked in [asked for asked in self._asked.values() if asked.run is run and asked.task is None]:
+            self._begin(asked)
+
+    def pause(self, run: _Run) -> None:
+        """Nobody waits for a streamed run any more: what runs is finished, but nothing new starts."""
+        run.driven = False
+
+    async def conclude(self, run: _Run) -> None:
+        """The loop of a run has ended, or the request: save what is not saved yet.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
+        """
+        try:
             if not self._end.done():
                 await self._finish(run)
             if self._end.done():
                 raise self._end.result()
-            return inner.result()
         finally:
-            await self._cancel(run)
+            await self._forget(run)
+
+    def abandon(self, run: _Run) -> None:
+        """Stop a streamed run that nobody will consume."""
+        if run.inner is not None:
+            run.inner.cancel()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the request of the engine is over."""
+        return self._end.done()
+
+    @property
+    def makes_news(self) -> bool:
+        """Whether what the loops do now was not done by an earlier request already.
+
+        A memo that nobody has asked for yet lies ahead, so an earlier request was here. A targeted request only repeats what
+        led to its plan, and a repeated attempt what led to the step that failed.
+        """
+        if self.engine.target is not None:
+            return False
+        return self._started_any or (self.engine.attempt == 0 and self.engine.memo_count == 0)
+
+    def _start_loop(self, run: _Run, start: Callable[[], asyncio.Task[T]]) -> asyncio.Task[T]:
+        token = _run.set(run)
+        try:
+            inner = start()
+        finally:
+            _run.reset(token)
+        run.inner = inner
+        self._runs.append(run)
+        return inner
+
+    async def _forget(self, run: _Run) -> None:
+        await self._cancel(run)
+        if run in self._runs:
             self._runs.remove(run)
 
     async def _finish(self, run: _Run) -> None:
@@ -156,7 +240,7 @@ class Driver:
     async def _cancel(self, run: _Run) -> None:
         for asked in [asked for asked in self._asked.values() if asked.run is run]:
             self._withdraw(asked)
-        if not run.inner.done():
+        if run.inner is not None and not run.inner.done():
             run.inner.cancel()
             await asyncio.wait((run.inner,))
 
@@ -186,23 +270,30 @@ class Driver:
                 f"two concurrent steps have the id {request.step_id!r}; give concurrent durable runs of the same agent "
                 "names of their own: DurableOptions(name='…')"
             )
-        asked = _Asked(request, self.loop.create_future(), self._current_run())
+        asked = _Asked(request, self.loop.create_future(), _run.get())
         self._asked[request.hashed_id] = asked
         self._activity += 1
-        if self._stopping is None:
-            if self._saver is not None and not self._replaying:
-                self._start(asked)
-            elif self._settling is None:
-                self._settling = self.loop.create_task(self._settle())
+        warning = None
+        if asked.is_driven:
+            self._begin(asked)
+        else:
+            warning = self.loop.call_later(UNDRIVEN_WARNING_SECONDS, _warn_undriven, request.step_id)
         try:
             return await asked.future
         except asyncio.CancelledError:
             self._withdraw(asked)
             raise
+        finally:
+            if warning is not None:
+                warning.cancel()
 
-    def _current_run(self) -> _Run | None:
-        # One run at a time is the rule; with several, a step belongs to none and ends with the request.
-        return self._runs[0] if len(self._runs) == 1 else None
+    def _begin(self, asked: _Asked) -> None:
+        if self._stopping is not None:
+            return
+        if self._saver is not None and not self._replaying:
+            self._start(asked)
+        elif self._settling is None:
+            self._settling = self.loop.create_task(self._settle())
 
     def _withdraw(self, asked: _Asked) -> None:
         """The one who asked has gone: a step that has not ended yet is cancelled, as under the plain runner."""
@@ -218,7 +309,7 @@ class Driver:
             idle = idle + 1 if seen == self._activity else 0
             seen = self._activity
         self._settling = None
-        waiting = [asked for asked in self._asked.values() if asked.task is None]
+        waiting = [asked for asked in self._asked.values() if asked.task is None and asked.is_driven]
         if self._stopping is not None or not waiting:
             return
         if self._saver is not None:
@@ -244,6 +335,7 @@ class Driver:
 
     def _start(self, asked: _Asked) -> None:
         self._running.add(asked)
+        self._started_any = True
         asked.task = self.loop.create_task(self._execute(asked), context=asked.request.context)
         asked.task.add_done_callback(lambda _: self._left(asked))
 
@@ -374,6 +466,14 @@ class Driver:
             self._conclude_with(sdk.ResponseInterrupt(retried[:1]))
         else:
             self._conclude_with(RuntimeError("the request ended without anything to report; please report this bug"))
+
+
+def _warn_undriven(step_id: str) -> None:
+    logger.warning(
+        "step %r waits: a streamed durable run goes on only while it is consumed. Write: async for event in "
+        "result.stream_events(): … or: await result.wait()",
+        step_id,
+    )
 
 
 async def _as_coroutine(main: Callable[[], Awaitable[T]]) -> T:
