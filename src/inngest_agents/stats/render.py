@@ -22,7 +22,7 @@ BREAKDOWN_TITLES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table before it is drawn. The first column is text, the others are figures."""
+    """A table before it is drawn. The first columns are text, the others are figures."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -65,7 +65,7 @@ def totals(stats: RunStats) -> list[tuple[str, str]]:
         lines.insert(6, ("Reasoning", f"{stats.reasoning_tokens:,} of the output tokens"))
     if stats.total.failures or stats.total.retries:
         lines.append(("Trouble", f"{stats.total.failures} failed, {stats.total.retries} retries"))
-    lines.extend(("No price", f"{item.model}: {item.reason}") for item in stats.unpriced)
+    lines.extend(("Prices", f"{item.model}: {item.reason}") for item in stats.unpriced)
     return lines
 
 
@@ -105,7 +105,7 @@ def grids(stats: RunStats) -> Iterable[Grid]:
             yield breakdown_grid(title, sums)
 
 
-def rich_table(grid: Grid) -> RenderableType:
+def rich_table(grid: Grid, *, text_columns: int = 1) -> RenderableType:
     """A table of rich. Needs rich."""
     from rich import box
     from rich.table import Table
@@ -113,7 +113,7 @@ def rich_table(grid: Grid) -> RenderableType:
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for place, column in enumerate(grid.columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(column, justify="left" if place < text_columns else "right", overflow="fold")
     for row in grid.rows:
         # Text, because rich would read "[…]" in a string as markup.
         table.add_row(*(Text(printable(cell)) for cell in row))
@@ -132,13 +132,13 @@ def rich_stats(stats: RunStats) -> RenderableType:
     return Group(head, *map(rich_table, grids(stats)))
 
 
-def text_table(grid: Grid) -> str:
+def text_table(grid: Grid, *, text_columns: int = 1) -> str:
     """A table in plain text."""
     rows = [grid.columns, *grid.rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(grid.columns))]
     lines = [
         "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
+            cell.ljust(width) if place < text_columns else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

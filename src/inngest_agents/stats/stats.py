@@ -164,9 +164,11 @@ class RunStats:
         if facts.handoffs is not None:
             stats.total_handoffs = facts.handoffs
         stats.total_model_calls, stats.total_tool_calls = stats.total.model_calls, stats.total.tool_calls
-        if stats.timeline:
-            start = min(record.started_at for record in stats.timeline)
-            stats.wall_seconds = max(record.ended_at for record in stats.timeline) - start
+        # A record without a start (the engine did not say) must not stretch the run back to 1970.
+        timed = [record for record in stats.timeline if record.started_at]
+        if timed:
+            first = min(record.started_at for record in timed)
+            stats.wall_seconds = max(record.ended_at for record in timed) - first
         for name in _BREAKDOWNS:
             setattr(stats, name, dict(sorted(getattr(stats, name).items())))
         stats.price_tables.sort()
