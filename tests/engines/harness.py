@@ -114,7 +114,7 @@ class EngineUnderTest(abc.ABC):
         """Send an event; returns the id of the run that it starts."""
 
     @abc.abstractmethod
-    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:  # noqa: A002
+    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:
         """Send an event; returns its id."""
 
     @abc.abstractmethod
@@ -163,9 +163,7 @@ class EngineUnderTest(abc.ABC):
             **options,
         )
 
-    def serve(
-        self, functions: Sequence[inngest.Function[Any]], *, client: inngest.Inngest | None = None
-    ) -> str:
+    def serve(self, functions: Sequence[inngest.Function[Any]], *, client: inngest.Inngest | None = None) -> str:
         """Serve functions in this process and register them; returns their URL."""
         self._worker = ThreadedServer(functions_app(client or self.client, functions), port=self._worker_port)
         self.start_worker()
@@ -252,7 +250,7 @@ class EmbeddedEngine(EngineUnderTest):
     def send(self, name: str, data: Mapping[str, Any] | None = None) -> str:
         return self.engine.send(name, data)
 
-    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:  # noqa: A002
+    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:
         return self.engine.send_event(name, data, id=id)
 
     def event_runs(self, event_id: str) -> list[str]:
@@ -342,7 +340,7 @@ class ServerEngine(EngineUnderTest):
             time.sleep(0.02)
         raise LookupError(f"event {name!r} started no run")
 
-    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:  # noqa: A002
+    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:
         event = {"name": name, "data": dict(data or {})} | ({"id": id} if id else {})
         response = self._http.post(f"{self.url}/e/test", json=event)
         assert response.status_code == 200, response.text

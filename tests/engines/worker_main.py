@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from inngest_agents.local.serve import functions_app
 
 def main() -> None:
     target, port = sys.argv[1:]
+    # The port is open before the functions are built: a target that forks serves it with one child after the other,
+    # and what comes in between waits in the backlog.
+    listening = socket.create_server(("127.0.0.1", int(port)), backlog=128)
     path, _, name = target.partition(":")
     spec = importlib.util.spec_from_file_location("worker_target", Path(__file__).parent / path)
     assert spec is not None
@@ -29,7 +33,7 @@ def main() -> None:
         event_api_base_url=os.environ["TEST_EVENT_URL"],
     )
     app = functions_app(client, getattr(module, name)(client))
-    uvicorn.run(app, port=int(port), log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
 
 if __name__ == "__main__":

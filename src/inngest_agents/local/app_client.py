@@ -85,9 +85,7 @@ class AppClient:
                 mounts["all://app.embedded"] = httpx.ASGITransport(self._app, raise_app_exceptions=False)
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
             # No proxies from the environment: the app is a neighbour.
-            self._http = httpx.AsyncClient(
-                mounts=mounts, limits=limits, trust_env=False, timeout=httpx.Timeout(_REQUEST_SECONDS, connect=10)
-            )
+            self._http = httpx.AsyncClient(mounts=mounts, limits=limits, trust_env=False)
         return self._http
 
     async def call(self, url: str, step_id: str | None, body: bytes, headers: dict[str, str]) -> AppResponse:
@@ -153,15 +151,17 @@ class AppClient:
         return await self._send("POST", url, json.dumps(opts.get("body")).encode(), headers)
 
     async def _send(
-        self, method: str, url: str, body: bytes, headers: dict[str, str], *, timeout: float | None = None
+        self, method: str, url: str, body: bytes, headers: dict[str, str], *, timeout: float = _REQUEST_SECONDS
     ) -> AppResponse:
         import httpx
 
-        limit = {} if timeout is None else {"timeout": timeout}
+        limit = httpx.Timeout(timeout, connect=10)
         try:
-            response = await self._client().request(method, url, content=body, headers=headers, **limit)
+            response = await self._client().request(method, url, content=body, headers=headers, timeout=limit)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise AppError(f"{type(error).__name__}: {error}".rstrip(": ") + f" ({url.split('?')[0]})") from error
+            raise AppError(
+                f"{type(error).__name__}: {error}".rstrip(": ") + f" ({url.split('?', maxsplit=1)[0]})"
+            ) from error
         if len(response.content) > protocol.MAX_RESPONSE:
             raise AppError("output_too_large: the response body exceeds the maximum size limit")
         if response.status_code == 201:

@@ -167,6 +167,11 @@ class LocalEngine:
         """The executor's life, on the listener's event loop."""
         assert self._store is not None
         loop = asyncio.get_running_loop()
+
+        def on_end(_: str) -> None:
+            # Not at once: the transaction that ends the run is still open, and waiters read behind it.
+            loop.call_soon(self._notify)
+
         apps = AppClient(self._asgi, self._keys)
         executor = Executor(
             self._store,
@@ -174,12 +179,9 @@ class LocalEngine:
             self._clock,
             backoff=self._backoff,
             limits=self._limits,
-            # Not at once: the transaction that ends the run is still open, and waiters read behind it.
-            on_end=lambda _: loop.call_soon(self._notify) and None,
+            on_end=on_end,
         )
-        self._server = EngineServer(
-            self._store, executor, signing_keys=self._keys, event_keys=self._event_keys
-        )
+        self._server = EngineServer(self._store, executor, signing_keys=self._keys, event_keys=self._event_keys)
         self._executor = executor
         try:
             await executor.run()
@@ -271,6 +273,10 @@ class LocalEngine:
         future: concurrent.futures.Future[Any] = asyncio.run_coroutine_threadsafe(coroutine, loop)
         return future.result(60)
 
+    def _running(self) -> EngineServer:
+        assert self._server is not None
+        return self._server
+
     def _do(self, function: Callable[[], _T]) -> _T:
         """Call a function on the engine's loop, where all writes are made."""
 
@@ -282,7 +288,7 @@ class LocalEngine:
 
     # Runs -----------------------------------------------------------------------------------------------------
 
-    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:  # noqa: A002
+    def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:
         """Send an event; returns its id (see `event_runs`).
 
         Args:
@@ -295,15 +301,13 @@ class LocalEngine:
         """
         event = events.normalize({"name": name, "data": dict(data or {}), "id": id}, self._clock.now())
         protocol.dump(event)
-        server = self._server
-        assert server is not None or self.store
-        return self._do(lambda: server.send([event])[0]) if server is not None else ""
+        return self._do(lambda: self._running().send([event])[0])
 
     def event_runs(self, event_id: str) -> list[Run]:
         """The runs that an event started."""
         return self.store.event_runs(event_id)
 
-    def send(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:  # noqa: A002
+    def send(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:
         """Send an event that starts a run; returns the run's id (of the first, if it starts several).
 
         Raises:
@@ -350,7 +354,7 @@ class LocalEngine:
         """Send an event and wait for the run that it starts (see `send` and `wait`)."""
         return self.wait(self.send(name, data), timeout)
 
-    async def wait_async(self, run_id: str, timeout: float = 30.0) -> Run:  # noqa: ASYNC109  as in `wait`
+    async def wait_async(self, run_id: str, timeout: float = 30.0) -> Run:
         """`wait`, without blocking the caller's event loop."""
         return await asyncio.to_thread(self.wait, run_id, timeout)
 
@@ -359,7 +363,7 @@ class LocalEngine:
         name: str,
         data: Mapping[str, Any] | None = None,
         *,
-        timeout: float = 30.0,  # noqa: ASYNC109  as in `run`
+        timeout: float = 30.0,
     ) -> Run:
         """`run`, without blocking the caller's event loop."""
         return await asyncio.to_thread(lambda: self.run(name, data, timeout=timeout))

@@ -110,9 +110,7 @@ class EventRouter:
         if meta.get("correlation_id"):
             self._resume_invoker(meta["correlation_id"], {"error": error})
 
-    def _schedule(
-        self, function: Function, event_id: str, event: dict[str, Any], body: str, dedupe: str
-    ) -> None:
+    def _schedule(self, function: Function, event_id: str, event: dict[str, Any], body: str, dedupe: str) -> None:
         now = self._clock.now()
         key = dedupe
         if function.idempotency:
@@ -247,5 +245,3 @@ def _finished_data(
     if isinstance(meta, dict) and meta.get("correlation_id"):
         data["correlation_id"] = meta["correlation_id"]
     return data
-
-

@@ -137,7 +137,9 @@ class Executor:
     async def _beat(self) -> None:
         while True:
             if not self._store.heartbeat(self.id):
-                logger.warning("this engine was taken for dead (was the process suspended?); its requests go on elsewhere")
+                logger.warning(
+                    "this engine was taken for dead (was the process suspended?); its requests go on elsewhere"
+                )
                 self._store.join(self.id)
             if self._store.bury():
                 self.wake()
@@ -239,9 +241,7 @@ class Executor:
 
     # Answers ------------------------------------------------------------------------------------------------------
 
-    async def _take(
-        self, job: Job, request: Request, state: RunState, response: AppResponse | AppError
-    ) -> None:
+    async def _take(self, job: Job, request: Request, state: RunState, response: AppResponse | AppError) -> None:
         """Take an answer in: all that it changes, in one transaction."""
         status = None if isinstance(response, AppError) else response.status
         with self._store.transaction():
@@ -273,21 +273,15 @@ class Executor:
             try:
                 ops = protocol.parse_opcodes(response.body)
             except protocol.OpcodeError as error:
-                return self._fail(
-                    job, request, {"error": str(error), "name": "Error", "message": str(error)}, response
-                )
-            return Answer(
-                job, request, state, ops, response.no_retry, response.version, self.limits.max_state
-            )
+                return self._fail(job, request, {"error": str(error), "name": "Error", "message": str(error)}, response)
+            return Answer(job, request, state, ops, response.no_retry, response.version, self.limits.max_state)
         if response.is_sdk and 200 <= response.status < 300 and not response.no_retry:
             output = response.body.decode() or "null"
             self.events.finish(job.run_id, RunStatus.COMPLETED, output_json=output)
             return "result"
         return self._fail(job, request, _error_of(response), response)
 
-    def _fail(
-        self, job: Job, request: Request, error: dict[str, Any], response: AppResponse | None
-    ) -> str:
+    def _fail(self, job: Job, request: Request, error: dict[str, Any], response: AppResponse | None) -> str:
         """The function failed, or the app did: try again, or end the run."""
         retry = job.attempt + 1 < job.max_attempts and not (response is not None and response.no_retry)
         now = self._clock.now()
@@ -324,9 +318,7 @@ class Executor:
         else:
             self._store.finish_job(job.id)
 
-    async def _infer(
-        self, answer: Answer, inferences: list[protocol.Opcode], response: AppResponse | AppError
-    ) -> None:
+    async def _infer(self, answer: Answer, inferences: list[protocol.Opcode], response: AppResponse | AppError) -> None:
         """Make the inference requests of an answer, at once; no request to the app is open meanwhile."""
 
         async def one(op: protocol.Opcode) -> tuple[int, str, dict[str, Any] | None]:

@@ -16,7 +16,7 @@ def _compiled(expression: str) -> Any:
 
     try:
         return cel.compile(expression)
-    except Exception as error:  # noqa: BLE001  the library raises several kinds; all mean a bad expression
+    except Exception as error:
         raise ExpressionError(f"can't compile {expression!r}: {error}") from error
 
 

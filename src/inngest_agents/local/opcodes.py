@@ -318,9 +318,7 @@ class OpcodeHandler:
         self._report(answer, op, StepStatus.PLANNED)
         return False
 
-    def inferred(
-        self, answer: Answer, op: Opcode, started: int, memo_json: str, error: dict[str, Any] | None
-    ) -> bool:
+    def inferred(self, answer: Answer, op: Opcode, started: int, memo_json: str, error: dict[str, Any] | None) -> bool:
         """Take the outcome of an inference request in; returns whether the request of the app is to be retried."""
         job, now = answer.job, self._clock.now()
         retry = error is not None and not answer.no_retry and job.attempt + 1 < job.max_attempts

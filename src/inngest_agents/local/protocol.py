@@ -193,9 +193,7 @@ def new_ulid(now_ns: int | None = None, entropy: bytes | None = None) -> str:
     return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
 
 
-def call_request(
-    state: RunState, job: Job, request_id: str, *, max_request: int = MAX_REQUEST
-) -> bytes:
+def call_request(state: RunState, job: Job, request_id: str, *, max_request: int = MAX_REQUEST) -> bytes:
     """The body of a Call Request. Events and memos go in as the text they are stored as.
 
     Over `max_request` bytes the app is told to fetch them (`use_api`); the first event stays, as with the real server.
@@ -295,7 +293,7 @@ def _without_prefix(key: str) -> str:
 
 def canonical(body: bytes) -> bytes:
     """A JSON body in the canonical form of RFC 8785, which apps compute signatures over."""
-    import jcs
+    import jcs  # type: ignore[import-untyped,unused-ignore]  # comes with the Inngest SDK
 
     return bytes(jcs.canonicalize(json.loads(body)))
 

@@ -57,12 +57,21 @@ class ThreadedServer:
             OSError: the port is taken.
             RuntimeError: the server did not come up.
         """
-        listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        # With the protocol named, asyncio sets TCP_NODELAY on each connection; without, every answer takes 40 ms.
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((self.host, self.port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            self._app, log_config=None, log_level="warning", access_log=False, lifespan="off", ws="none", interface="asgi3", timeout_graceful_shutdown=1
+            self._app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            interface="asgi3",
+            timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

@@ -114,12 +114,12 @@ _RUN = (
     "id, function_id, event_id, status, events, queued_ns, started_ns, ended_ns, output, error, step_count, state_size"
 )
 _STEP = (
-    "run_id, id, op, name, status, position, memo, opts, userland, metadata, created_ns, started_ns, ended_ns,"
-    " request_id, checkpointed"
+    "run_id, id, op, name, status, position, memo, opts, userland, metadata, created_ns, started_ns, ended_ns, "
+    "request_id, checkpointed"
 )
-_JOB = (
-    "id, run_id, key, kind, step_id, outgoing, attempt, max_attempts, generation, coalesce_key, race"
-)
+_JOB = "id, run_id, key, kind, step_id, outgoing, attempt, max_attempts, generation, coalesce_key, race"
+
+_WAIT = "id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts"
 
 _live_engines: set[str] = set()
 """Engines of this process that run; a row of this process that is not among them was left by a crash."""
@@ -221,9 +221,7 @@ class Store:
 
     def _release(self, engines: Sequence[str]) -> None:
         for engine in engines:
-            self._do(
-                "UPDATE jobs SET owner = NULL, generation = generation + 1 WHERE owner = ? AND done = 0", engine
-            )
+            self._do("UPDATE jobs SET owner = NULL, generation = generation + 1 WHERE owner = ? AND done = 0", engine)
             self._do("DELETE FROM engines WHERE id = ?", engine)
 
     # Functions -----------------------------------------------------------------------------------------
@@ -382,7 +380,8 @@ class Store:
     def report_step(self, run_id: str, step: StepRecord, now: int) -> None:
         """Note a step that has no memo yet: planned, asleep, waiting, to be retried."""
         self._do(
-            "INSERT INTO steps (run_id, id, op, name, status, opts, userland, metadata, created_ns, started_ns, request_id)"
+            "INSERT INTO steps (run_id, id, op, name, status, opts, userland, metadata, created_ns, started_ns,"
+            " request_id)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
             " ON CONFLICT (run_id, id) DO UPDATE SET status = excluded.status,"
             " started_ns = coalesce(excluded.started_ns, started_ns) WHERE memo IS NULL",
@@ -477,9 +476,7 @@ class Store:
 
     def is_idle(self, now: int) -> bool:
         """Whether no job is claimed and none is due."""
-        row = self._one(
-            "SELECT 1 FROM jobs WHERE done = 0 AND (owner IS NOT NULL OR due_ns <= ?) LIMIT 1", now
-        )
+        row = self._one("SELECT 1 FROM jobs WHERE done = 0 AND (owner IS NOT NULL OR due_ns <= ?) LIMIT 1", now)
         return row is None
 
     def claim(self, engine: str, now: int) -> list[Job]:
@@ -494,10 +491,10 @@ class Store:
             )
             for job_id, kind, function_id, concurrency in due:
                 group = (function_id, concurrency)
-                if kind != JobKind.TIMEOUT and concurrency != "[]":
-                    if group in full or self._is_full(*group):
-                        full.add(group)
-                        continue
+                limited = kind != JobKind.TIMEOUT and concurrency != "[]"
+                if limited and (group in full or self._is_full(*group)):
+                    full.add(group)
+                    continue
                 row = self._one(f"UPDATE jobs SET owner = ? WHERE id = ? RETURNING {_JOB}", engine, job_id)  # noqa: S608
                 claimed.append(_job(row))
         return claimed
@@ -607,7 +604,7 @@ class Store:
     def waits(self, event_name: str, event_id: str, now: int) -> list[Wait]:
         """Who waits for an event of this name, the run that it started itself left out."""
         rows = self._all(
-            "SELECT id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts FROM waits"
+            f"SELECT {_WAIT} FROM waits"  # noqa: S608
             " WHERE event_name = ? AND expires_ns > ? AND trigger_event_id IS NOT ? AND correlation_id IS NULL",
             event_name,
             now,
@@ -623,8 +620,7 @@ class Store:
     def wait_of(self, run_id: str, step_id: str) -> Wait | None:
         """The wait of a step, if it still waits."""
         row = self._one(
-            "SELECT id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts FROM waits"
-            " WHERE run_id = ? AND step_id = ?",
+            f"SELECT {_WAIT} FROM waits WHERE run_id = ? AND step_id = ?",  # noqa: S608
             run_id,
             step_id,
         )
@@ -636,9 +632,7 @@ class Store:
 
     # Reading: for the console, the command line, reports and tests -----------------------------------
 
-    def runs(
-        self, *, limit: int = 50, status: RunStatus | None = None, function_id: str | None = None
-    ) -> list[Run]:
+    def runs(self, *, limit: int = 50, status: RunStatus | None = None, function_id: str | None = None) -> list[Run]:
         """Runs, the newest first.
 
         Args:
@@ -691,11 +685,11 @@ class Store:
     def attempts(self, run_id: str) -> list[StepAttempt]:
         """All failed attempts of a run, of its steps and (with `step_id` None) of its requests, in order."""
         rows = self._all(
-            "SELECT step_id, attempt, request_id, started_ns, ended_ns, error, will_retry FROM attempts"
+            "SELECT step_id, attempt, request_id, started_ns, ended_ns, error, will_retry != 0 FROM attempts"
             " WHERE run_id = ? ORDER BY rowid",
             run_id,
         )
-        return [StepAttempt(*row[:6], will_retry=bool(row[6])) for row in rows]
+        return [StepAttempt(*row[:6], bool(row[6])) for row in rows]
 
     def requests(self, run_id: str) -> list[Request]:
         """The Call Requests of a run, in order."""
@@ -738,17 +732,29 @@ def _function(function_id: str, app_id: str, record: str) -> Function:
     )
 
 
+def _fields(names: str, row: Sequence[Any]) -> dict[str, Any]:
+    """A row by the names of its columns."""
+    return dict(zip(names.split(", "), row, strict=True))
+
+
 def _run(row: Sequence[Any]) -> Run:
-    return Run(row[0], row[1], row[2], RunStatus(row[3]), *row[4:])
+    fields = _fields(_RUN, row)
+    json_texts = {f"{name}_json": fields.pop(name) for name in ("events", "output", "error")}
+    return Run(status=RunStatus(fields.pop("status")), **fields, **json_texts)
 
 
 def _step(row: Sequence[Any], attempts: Sequence[StepAttempt]) -> Step:
-    return Step(*row[:4], StepStatus(row[4]), *row[5:14], checkpointed=bool(row[14]), attempts=tuple(attempts))
+    fields = _fields(_STEP, row)
+    json_texts = {f"{name}_json": fields.pop(name) for name in ("memo", "opts", "userland", "metadata")}
+    status, checkpointed = StepStatus(fields.pop("status")), bool(fields.pop("checkpointed"))
+    return Step(status=status, checkpointed=checkpointed, attempts=tuple(attempts), **fields, **json_texts)
 
 
 def _job(row: Sequence[Any]) -> Job:
-    return Job(*row[:3], JobKind(row[3]), *row[4:10], race=bool(row[10]))
+    fields = _fields(_JOB, row)
+    return Job(kind=JobKind(fields.pop("kind")), race=bool(fields.pop("race")), **fields)
 
 
 def _wait(row: Sequence[Any]) -> Wait:
-    return Wait(*row[:6], race=bool(row[6]), max_attempts=row[7])
+    fields = _fields(_WAIT, row)
+    return Wait(race=bool(fields.pop("race")), **fields)
