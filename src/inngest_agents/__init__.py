@@ -6,6 +6,7 @@ from inngest_agents.journal import idempotency_key
 from inngest_agents.options import DurableOptions, ToolOptions, tool_options
 from inngest_agents.result import DurableRunResult
 from inngest_agents.runner import DurableRunner
+from inngest_agents.steps import FinalizedRun, as_step, durable, finalize_run, get_step, set_step
 
 __all__ = [
     "Budget",
@@ -15,8 +16,14 @@ __all__ = [
     "DurableOptions",
     "DurableRunResult",
     "DurableRunner",
+    "FinalizedRun",
     "ToolOptions",
     "UnsupportedError",
+    "as_step",
+    "durable",
+    "finalize_run",
+    "get_step",
     "idempotency_key",
+    "set_step",
     "tool_options",
 ]

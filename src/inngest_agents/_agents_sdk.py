@@ -118,6 +118,19 @@ def raw_body(function_tool: agents.FunctionTool) -> Callable[..., Any]:
     return invoker  # type: ignore[no-any-return]
 
 
+def replace_body(function_tool: agents.FunctionTool, body: Callable[..., Any]) -> None:
+    """Give a tool another body behind the same failure handling (approvals look at the invoker's type)."""
+    invoker: Any = function_tool.on_invoke_tool
+    if not isinstance(invoker, FailureHandlingInvoker):
+        function_tool.on_invoke_tool = body
+        return
+    failing: Any = invoker
+    prepare = getattr(failing._invoke_tool_impl, "__agents_prepare_arguments__", None)
+    if prepare is not None:
+        body.__agents_prepare_arguments__ = prepare  # type: ignore[attr-defined]
+    function_tool.on_invoke_tool = FailureHandlingInvoker(body, failing._on_handled_error, function_tool=function_tool)
+
+
 def handles_failures(function_tool: agents.FunctionTool) -> bool:
     """Whether the tool's `failure_error_function` is applied to what its body raises."""
     return isinstance(function_tool.on_invoke_tool, FailureHandlingInvoker)
@@ -255,3 +268,44 @@ def set_conversation_id(session: Any, conversation: str | None) -> None:
     """Give the conversation again that the session created in a step."""
     if isinstance(session, agents.OpenAIConversationsSession) and session._session_id is None:
         session._session_id = conversation
+
+
+# result.py, run_steps.py: where the SDK's loop puts the events of a streamed run; the loop itself is public (`run_loop_task`).
+_EVENT_QUEUE: Final = "_event_queue"
+if _EVENT_QUEUE not in agents.RunResultStreaming.__dataclass_fields__:
+    raise MissingSeamError(f"agents.RunResultStreaming.{_EVENT_QUEUE}")
+
+
+def tap_events(result: agents.RunResultStreaming, tap: Callable[[Callable[[Any], None], Any], None]) -> None:
+    """Let `tap(put, event)` see each event before it gets into the queue of a streamed run; it calls `put` itself.
+
+    The queue gets a mark of the end too, which is not one of the SDK's events.
+    """
+    queue = getattr(result, _EVENT_QUEUE)
+    queue.put_nowait = functools.partial(tap, queue.put_nowait)
+
+
+# usage.py: what the SDK's adapters hang on a streamed response beside its fields.
+usage_of_response: Final[Any] = name("agents.usage", "_response_usage_to_usage")
+requests_without_usage: Final[Any] = name("agents.usage", "_requests_for_response_without_usage")
+raw_usage_of_response: Final[Any] = name("agents.usage", "_extract_raw_usage_snapshot")
+_NORMALIZED_USAGE: Final[str] = name("agents.usage", "_NORMALIZED_USAGE_ATTRIBUTE")
+_RAW_USAGE: Final[str] = name("agents.usage", "_RAW_USAGE_ATTRIBUTE")
+_WITHOUT_USAGE: Final[str] = name("agents.usage", "_REQUEST_WITHOUT_USAGE_ATTR")
+
+
+def set_usage_of_response(response: Any, usage: agents.Usage, raw_usage: dict[str, Any] | None) -> None:
+    """Make the SDK find this usage in a streamed response again."""
+    if response.usage is not None:
+        object.__setattr__(response.usage, _NORMALIZED_USAGE, usage)
+    elif usage.requests:
+        object.__setattr__(response, _WITHOUT_USAGE, usage.requests)
+    if raw_usage is not None:
+        object.__setattr__(response, _RAW_USAGE, raw_usage)
+
+
+# models/_response_terminal.py: the errors that the loop makes of the last event of a failed stream.
+terminal_failure: Final[Any] = name("agents.models._response_terminal", "response_terminal_failure_error")
+error_event_failure: Final[Any] = name("agents.models._response_terminal", "response_error_event_failure_error")
+# exceptions.py: an error that comes after the events that are still in the queue.
+raise_after_events: Final[Any] = name("agents.exceptions", "_mark_error_to_drain_stream_events")

@@ -45,6 +45,9 @@ UNDRIVEN_WARNING_SECONDS: Final = 5.0
 TARGET_GRACE_SECONDS: Final = 10.0
 """How long a targeted request waits for its step to be asked for before it reports that it can't be found."""
 
+OVERTAKEN_GRACE_SECONDS: Final = 1.0
+"""The same, if the run waits for other steps instead."""
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Asked:
@@ -54,6 +57,8 @@ class _Asked:
     future: asyncio.Future[dict[str, Any]]
     run: _Run | None
     task: asyncio.Task[None] | None = None
+    after_replay: bool = False
+    """Whether all before it came from memos, so that an earlier request may have begun it."""
 
     @property
     def is_driven(self) -> bool:
@@ -271,6 +276,7 @@ class Driver:
                 "names of their own: DurableOptions(name='…')"
             )
         asked = _Asked(request, self.loop.create_future(), _run.get())
+        asked.after_replay = self._replaying or self.engine.attempt > 0
         self._asked[request.hashed_id] = asked
         self._activity += 1
         warning = None
@@ -286,6 +292,21 @@ class Driver:
         finally:
             if warning is not None:
                 warning.cancel()
+
+    async def ask_undriven(self, request: StepRequest) -> dict[str, Any]:
+        """`ask` for a step outside of any loop: if the request of the engine ends, the interrupt leaves from here.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
+        """
+        asking = self.loop.create_task(self.ask(request))
+        try:
+            await asyncio.wait((asking, self._end), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise self._end.result()
+            return asking.result()
+        finally:
+            asking.cancel()
 
     def _begin(self, asked: _Asked) -> None:
         if self._stopping is not None:
@@ -324,9 +345,16 @@ class Driver:
             self._start(waiting[0])
 
     async def _run_target(self, target: str) -> None:
-        deadline = time.monotonic() + TARGET_GRACE_SECONDS
+        started = time.monotonic()
         while (asked := self._asked.get(target)) is None:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - started
+            others = [other for other in self._asked.values() if other.task is None and other.is_driven]
+            if others and waited > OVERTAKEN_GRACE_SECONDS:
+                # A step that was planned together with the target has taken the run another way (a tripped guardrail
+                # cancels the first model call): what the run needs now is planned instead.
+                self._stop([_response(other.request, sdk.Opcode.PLANNED) for other in others])
+                return
+            if waited > TARGET_GRACE_SECONDS:
                 self._conclude_with(sdk.SkipInterrupt(target))
                 return
             await asyncio.sleep(0.005)
@@ -362,6 +390,7 @@ class Driver:
         await self.engine.before_execution()
         attempt = 0 if self.saved_any else self.engine.attempt
         scope = StepScope(request.step_id, f"{self.engine.run_id}-{request.hashed_id[:20]}", attempt)
+        scope.maybe_repeated = asked.after_replay
         started, start = time.time_ns(), time.perf_counter_ns()
         token = sdk.mark_in_step()
         try:

@@ -38,6 +38,8 @@ class StepScope:
     idempotency_key: str
     attempt: int
     nested_usage: list[UsageRecord] = dataclasses.field(default_factory=list)
+    maybe_repeated: bool = False
+    """Whether an earlier attempt may have been cut off in mid-work: only the first new steps of a request can."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -97,8 +99,9 @@ _nested_label: contextvars.ContextVar[str | None] = contextvars.ContextVar("inng
 class Journal:
     """The steps of one durable run."""
 
-    def __init__(self, driver: Driver, options: DurableOptions, *, name: str, run_id: str) -> None:
+    def __init__(self, driver: Driver, options: DurableOptions, *, name: str, run_id: str, driven: bool = True) -> None:
         self.driver = driver
+        self._driven = driven
         self.options = options
         self.name = name
         self.run_id = run_id
@@ -148,7 +151,8 @@ class Journal:
         if memo is not None:
             return self._checked(memo)
         request.context = contextvars.copy_context()
-        return self._checked(await self.driver.ask(request))
+        ask = self.driver.ask if self._driven else self.driver.ask_undriven
+        return self._checked(await ask(request))
 
     def _checked(self, payload: dict[str, Any]) -> dict[str, Any]:
         version = payload.get("v") if isinstance(payload, dict) else None
@@ -177,7 +181,8 @@ class Journal:
     def step_id(self, label: str) -> str:
         """The full id of a step in the current scope."""
         scope = current_scope()
-        return f"{scope.path or self.name}/{label}"
+        base = scope.path or self.name
+        return f"{base}/{label}" if base else label
 
 
 def current_journal() -> Journal | None:
@@ -223,6 +228,17 @@ def inside_run(journal: Journal) -> Iterator[None]:
         yield
     finally:
         _journal.reset(token)
+
+
+@contextmanager
+def inside_journal(journal: Journal, scope: Scope) -> Iterator[None]:
+    """Make `journal` and `scope` the current ones, for one step outside of a loop."""
+    token, scope_token = _journal.set(journal), _scope.set(scope)
+    try:
+        yield
+    finally:
+        _journal.reset(token)
+        _scope.reset(scope_token)
 
 
 @contextmanager
