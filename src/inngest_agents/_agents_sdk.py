@@ -242,11 +242,11 @@ if _EXTRACTOR not in agents.Agent.as_tool.__code__.co_cellvars:
     raise MissingSeamError(f"agents.Agent.as_tool.{_EXTRACTOR}")
 
 
-# run_internal/session_persistence.py: what a session's history is compared by, and the private half of compaction sessions.
+# run_internal/session_persistence.py: what a session's history is compared by, and the private half of compaction.
 _fingerprint: Final[Any] = name("agents.run_internal.session_persistence", "_fingerprint_or_repr")
 _ignore_ids: Final[Any] = name("agents.run_internal.session_persistence", "_ignore_ids_for_matching")
 GENERATION_METHODS: Final = ("_get_items_with_generation", "_add_items_with_generation")
-"""The guard of compaction sessions against changes between reading and compacting, kept in the memory of one process; in
+"""The guard of compaction sessions against changes between reading and compacting, kept in one process's memory; in
 a durable run the read may have happened in another one."""
 
 for _part in GENERATION_METHODS:

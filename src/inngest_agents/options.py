@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from inngest_agents.budget import Budget
+    from inngest_agents.sinks import StreamSink
     from inngest_agents.stats.pricing import ModelPrices
 
 __all__ = ["DurableOptions", "ToolOptions", "tool_options"]
@@ -78,6 +79,15 @@ class DurableOptions:
 
     estimate_tokens: bool = True
     """Count tokens offline where the provider gives no usage; the record says `estimated`."""
+
+    session_writes: Literal["end", "turn"] = "end"
+    """When the items of a run are written to its session: in one step when the run ends, fails or is interrupted, or in
+    a step for the input and one for each turn. Take "turn" if tools read the session by themselves in mid-run."""
+
+    stream: StreamSink | None = None
+    """Where the events of `DurableRunner.run_streamed` go live and once, besides its caller: a function of one JSON-able
+    dict (a coroutine function, or a plain one, which is called in a thread), or a `RealtimeSink`; see
+    `inngest_agents.sinks` for the dict. A sink that raises or lags behind loses events and never harms the run."""
 
     divergence: Literal["error", "warn"] = "error"
     """What happens when a replay asks for another step than was remembered, or leaves memos unused: fail the run with a

@@ -12,7 +12,8 @@ from typing import Any
 from agents import HandoffOutputItem
 
 from inngest_agents._agents_sdk import around
-from inngest_agents.journal import current_journal, current_step, inside_scope
+from inngest_agents.instrument.sessions import durable_session, finish_session
+from inngest_agents.journal import Journal, current_journal, current_step, inside_scope
 from inngest_agents.stats.records import usage_from_response
 
 
@@ -21,13 +22,33 @@ async def _run(original: Callable[..., Any], self: Any, starting_agent: Any, inp
     journal = current_journal()
     if journal is not None:
         with inside_scope():
-            result = await original(self, starting_agent, input, **kwargs)
+            result = await _with_session(journal, original, self, starting_agent, input, kwargs)
         journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)
         return result
     result = await original(self, starting_agent, input, **kwargs)
     step = current_step()
     if step is not None:
         step.nested_usage.extend(_usages(result))
+    return result
+
+
+async def _with_session(
+    journal: Journal, original: Callable[..., Any], self: Any, starting_agent: Any, input: Any, kwargs: dict[str, Any]
+) -> Any:
+    """Run with a stand-in for the session, and write what was added to it, also if the run fails.
+
+    Not if it is cancelled: that is how a request ends, and the next one comes here again.
+    """
+    session = kwargs.get("session")
+    if session is None:
+        return await original(self, starting_agent, input, **kwargs)
+    kwargs["session"] = durable_session(journal, session)
+    try:
+        result = await original(self, starting_agent, input, **kwargs)
+    except Exception:
+        await finish_session(journal, session)
+        raise
+    await finish_session(journal, session)
     return result
 
 

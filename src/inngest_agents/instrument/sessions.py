@@ -1,0 +1,339 @@
+"""Sessions: what a run saw of the history stays the same on each replay, and what it adds is written once.
+
+A run gets a stand-in for the user's session, which shares the session's class and state, so `isinstance` checks and
+private methods of the SDK hold. Reading is a step. What is added is kept until the run (or a nested run with the same
+session) ends, is interrupted or fails, and is then written in one step, by the same calls and in the same order as by
+the plain Runner. Before anything else is asked of the session, it is written first, so nobody who asks through the run
+sees a history that is behind. With `DurableOptions(session_writes="turn")` each addition is a step at once, for tools
+that read the session by themselves in mid-run.
+
+Each addition has an id (its run's path and a number). The step of a write stores the ids that it wrote; so on a replay
+they are known as written, even if concurrent nested runs come in another order.
+
+A write that may have been cut off before (one of the first new steps of a request that is not the run's first) looks at
+the end of the stored history first and adds only what is missing.
+
+Compaction (`run_compaction` of compaction sessions) is a step of its own after the write. The SDK decides on it after
+each turn; those decisions are kept and carried out in order in that step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import dataclasses
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+from agents.exceptions import UserError
+
+from inngest_agents import _agents_sdk as sdk
+from inngest_agents.instrument._steps import run_step
+from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
+
+_KNOWN_TAIL: Final = 20
+"""How many items before a write are looked at to tell whether it has happened already."""
+
+_HISTORY_METHODS: Final = ("get_items", "add_items", "pop_item", "clear_session")
+
+
+@dataclasses.dataclass(slots=True)
+class _Addition:
+    """One call of `add_items` that has not been written yet."""
+
+    id: str
+    items: list[Any]
+    kwargs: dict[str, Any]
+
+
+class _Store:
+    """What one durable run knows of one session."""
+
+    def __init__(self, session: Any, journal: Journal) -> None:
+        self.session = session
+        self._journal_ref = weakref.ref(journal)
+        self.pending: list[_Addition] = []
+        self.compactions: list[Callable[[], Any]] = []
+        self.compaction_due = False
+        self._compaction_wrapper: Any = None
+        self._written: set[str] = set()
+        self._ends_with: list[str] | None = None
+        """Fingerprints of the last items of the history as far as this run knows them; None: it never read them."""
+        self._is_whole = False
+        """Whether those are all items."""
+        self._lock = asyncio.Lock()
+
+    @property
+    def journal(self) -> Journal:
+        journal = self._journal_ref()
+        assert journal is not None
+        return journal
+
+    async def get_items(self, *args: Any, **kwargs: Any) -> Any:
+        """The history, as it was when this was asked for the first time."""
+        async with self._lock:
+            await self._flush()
+
+            async def call(_: StepScope) -> Any:
+                return await _awaited(self.session.get_items(*args, **kwargs))
+
+            items = await self._step("session read", call, kwargs)
+            self._note_read(items, args, kwargs)
+            return items
+
+    async def add_items(self, items: list[Any], **kwargs: Any) -> None:
+        """Keep items to be written; see the module."""
+        scope = current_scope()
+        addition = _Addition(f"{scope.path}/{scope.repeated('session add')}", copy.deepcopy(items), kwargs)
+        if addition.id in self._written:
+            self._note_written(addition.items)
+            return
+        self.pending.append(addition)
+        if self.journal.options.session_writes == "turn":
+            await self.flush()
+
+    async def other(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """`pop_item` or `clear_session`, after what was added before."""
+        async with self._lock:
+            await self._flush()
+
+            async def call(_: StepScope) -> Any:
+                return await _awaited(getattr(self.session, method)(*args, **kwargs))
+
+            self._ends_with = None
+            return await self._step(f"session {method}", call, kwargs)
+
+    async def flush(self) -> None:
+        """Write what has been added.
+
+        Raises:
+            Exception: what the session raised on the last attempt.
+        """
+        async with self._lock:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        while self.pending:
+            await self._write()
+        if self.compaction_due:
+            await self._compact()
+
+    async def _write(self) -> None:
+        batch = list(self.pending)
+
+        async def call(step: StepScope) -> list[str]:
+            skip = await self._count_written(batch) if step.maybe_repeated else 0
+            for addition in batch:
+                missing = addition.items[skip:]
+                skip = max(0, skip - len(addition.items))
+                if missing or not addition.items:
+                    await _awaited(self.session.add_items(missing, **addition.kwargs))
+            return [addition.id for addition in batch]
+
+        written = await self._step("session write", call, batch[0].kwargs)
+        self._written.update(written)
+        done = [addition for addition in self.pending if addition.id in self._written]
+        self.pending = [addition for addition in self.pending if addition.id not in self._written]
+        for addition in done:
+            self._note_written(addition.items)
+
+    async def _compact(self) -> None:
+        decisions, self.compactions, self.compaction_due = self.compactions, [], False
+
+        async def call(_: StepScope) -> None:
+            for decide in decisions:
+                await decide()
+
+        self._ends_with = None
+        await self._step("session compaction", call, {"wrapper": self._compaction_wrapper})
+
+    def add_compaction(self, decide: Callable[[], Any], wrapper: Any, *, now: bool) -> None:
+        """Keep a decision of the SDK on compaction; `now`: it may compact, so it is carried out with the next write."""
+        self.compactions.append(decide)
+        self.compaction_due = self.compaction_due or now
+        self._compaction_wrapper = wrapper
+
+    async def _step(self, label: str, call: Callable[[StepScope], Any], kwargs: dict[str, Any]) -> Any:
+        return await run_step(
+            self.journal,
+            current_scope().repeated(label),
+            "session",
+            call,
+            name=type(self.session).__name__,
+            extra=lambda: _identity(self.session),
+            restore=lambda extra: sdk.set_conversation_id(self.session, extra.get("conversation_id")),
+            is_final=lambda error: isinstance(error, UserError),
+            context=kwargs.get("wrapper"),
+        )
+
+    def _fingerprints(self, items: list[Any]) -> list[str]:
+        return [sdk.item_fingerprint(self.session, item) for item in items]
+
+    def _note_read(self, items: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        limit = args[0] if args else kwargs.get("limit")
+        if limit is None:
+            limit = getattr(getattr(self.session, "session_settings", None), "limit", None)
+        self._is_whole = limit is None or len(items) < limit
+        self._keep_tail(self._fingerprints(items[-_KNOWN_TAIL - 1 :]))
+
+    def _note_written(self, items: list[Any]) -> None:
+        if self._ends_with is not None:
+            self._keep_tail(self._ends_with + self._fingerprints(items))
+
+    def _keep_tail(self, fingerprints: list[str]) -> None:
+        self._is_whole = self._is_whole and len(fingerprints) <= _KNOWN_TAIL
+        self._ends_with = fingerprints[-_KNOWN_TAIL:]
+
+    async def _count_written(self, batch: list[_Addition]) -> int:
+        """How many of the batch's items an earlier attempt has written before it was cut off.
+
+        The items after what this run knows of the history decide. A session that changes what it stores (adds ids,
+        say) cannot be looked at like that; then everything is written again.
+        """
+        new = self._fingerprints([item for addition in batch for item in addition.items])
+        known = self._ends_with or []
+        stored = await _awaited(self.session.get_items(limit=len(known) + len(new) + 1, **batch[0].kwargs))
+        found = self._fingerprints(stored)
+        for count in range(len(new), 0, -1):
+            expected = known + new[:count]
+            whole = not self._is_whole or len(found) == len(expected)
+            if whole and found[-len(expected) :] == expected:
+                return count
+        return 0
+
+
+_stores: weakref.WeakKeyDictionary[Journal, dict[int, _Store]] = weakref.WeakKeyDictionary()
+
+
+def durable_session(journal: Journal, session: Any) -> Any:
+    """A stand-in for `session` whose reads and writes are steps of the durable run.
+
+    All loops of one durable run that were given the same session share what has been added to it.
+    """
+    if session is None or isinstance(getattr(type(session), _STORE, None), _Store):
+        return session
+    return _stand_in(_store_of(journal, session))
+
+
+async def finish_session(journal: Journal, session: Any) -> None:
+    """Write what a loop has added to its session: it has ended, failed or was interrupted.
+
+    Raises:
+        Exception: what the session raised on the last attempt.
+    """
+    if session is not None:
+        await _store_of(journal, real_session(session)).flush()
+
+
+def real_session(session: Any) -> Any:
+    """The user's session behind a stand-in."""
+    store = getattr(type(session), _STORE, None)
+    return store.session if isinstance(store, _Store) else session
+
+
+def _store_of(journal: Journal, session: Any) -> _Store:
+    stores = _stores.setdefault(journal, {})
+    store = stores.get(id(session))
+    if store is None:
+        store = stores[id(session)] = _Store(session, journal)
+    return store
+
+
+@sdk.around(
+    "agents.run_internal.session_persistence",
+    "_apply_post_write_compaction",
+    ("session", "response_id", "has_local_tool_outputs", "wrapper"),
+)
+async def _compact_after_write(
+    original: Callable[..., Any], session: Any, *, has_local_tool_outputs: bool, wrapper: Any = None, **kwargs: Any
+) -> None:
+    store = getattr(type(session), _STORE, None)
+    if current_journal() is None or not isinstance(store, _Store):
+        await original(session, has_local_tool_outputs=has_local_tool_outputs, wrapper=wrapper, **kwargs)
+        return
+    if not kwargs.get("response_id") or not callable(getattr(store.session, "run_compaction", None)):
+        return
+    decide = functools.partial(
+        original, store.session, has_local_tool_outputs=has_local_tool_outputs, wrapper=wrapper, **kwargs
+    )
+    store.add_compaction(decide, wrapper, now=not has_local_tool_outputs)
+
+
+_STORE: Final = "__durable_store__"
+
+
+def _stand_in(store: _Store) -> Any:
+    """An object of a subclass of the session's class with the session's own state.
+
+    Where a class cannot be subclassed or keeps its state elsewhere, an object that forwards everything.
+    """
+    session = store.session
+    cls = type(session)
+    members = {_STORE: store, "__del__": lambda _self: None, **_methods(store), **dict.fromkeys(sdk.GENERATION_METHODS)}
+    state = getattr(session, "__dict__", None)
+    if isinstance(state, dict) and not _has_slots(cls):
+        try:
+            made: Any = object.__new__(type(cls.__name__, (cls,), {**members, "__module__": cls.__module__}))
+            object.__setattr__(made, "__dict__", state)
+        except Exception:  # noqa: BLE001  a foreign class may refuse subclasses in any way; forwarding always works
+            return _forwarder(session, members)
+        return made
+    return _forwarder(session, members)
+
+
+def _methods(store: _Store) -> dict[str, Any]:
+    """The steps in place of the session's methods, with their signatures: the SDK looks for `wrapper` in them."""
+
+    def like(name: str, call: Callable[..., Any]) -> Any:
+        original = getattr(store.session, name, None)
+        if original is None:
+            return call
+
+        @functools.wraps(original)
+        async def method(*args: Any, **kwargs: Any) -> Any:
+            return await call(*args, **kwargs)
+
+        cast("Any", method).__signature__ = _signature(original)
+        return staticmethod(method)
+
+    return {
+        "get_items": like("get_items", store.get_items),
+        "add_items": like("add_items", store.add_items),
+        "pop_item": like("pop_item", functools.partial(store.other, "pop_item")),
+        "clear_session": like("clear_session", functools.partial(store.other, "clear_session")),
+    }
+
+
+def _signature(function: Any) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return inspect.Signature()
+
+
+def _has_slots(cls: type[Any]) -> bool:
+    return any(set(vars(base).get("__slots__", ())) - {"__dict__", "__weakref__"} for base in cls.__mro__)
+
+
+def _forwarder(session: Any, members: dict[str, Any]) -> Any:
+    def get(_self: Any, name: str) -> Any:
+        return getattr(session, name)
+
+    def put(_self: Any, name: str, value: Any) -> None:
+        setattr(session, name, value)
+
+    more = {"__getattr__": get, "__setattr__": put, "__class__": property(lambda _self: type(session))}
+    return type(type(session).__name__, (), {**members, **more})()
+
+
+def _identity(session: Any) -> dict[str, Any] | None:
+    """What a session has found out about itself in a step and would have to find out anew on a replay."""
+    conversation_id = sdk.conversation_id(session)
+    return {"conversation_id": conversation_id} if conversation_id is not None else None
+
+
+async def _awaited(value: Any) -> Any:
+    return await value if inspect.isawaitable(value) else value
