@@ -431,6 +431,18 @@ def test_checkpoints_that_are_stale_or_wrong_are_refused(engine: EngineUnderTest
     }
 
 
+def test_a_killed_worker_loses_only_the_step_it_was_in(engine: EngineUnderTest) -> None:
+    log = engine.folder / "log"
+    log.touch()
+    worker = engine.spawn("killable.py:build", env={"LOG": str(log), "HANG": "60"})
+    run_id = engine.send("go")
+    until(lambda: "second" in log.read_text())
+    worker.kill()
+    engine.spawn("killable.py:build", env={"LOG": str(log)})
+    assert engine.wait(run_id).output == ["first", "second"]
+    assert log.read_text().split() == ["first", "second", "second"]
+
+
 # Helpers ----------------------------------------------------------------------------------------------------
 
 

@@ -260,7 +260,8 @@ class LocalEngine:
                 raise RegistrationFailedError(str(error)) from error
             finally:
                 await apps.close()
-            if not response.is_sdk or not 200 <= response.status < 300:
+            # The Python SDK answers 200 with what the engine told it, even where that was a refusal.
+            if not response.is_sdk or not 200 <= response.status < 300 or b'"error"' in response.body:
                 raise RegistrationFailedError(f"{url} answered {response.status}: {response.body[:500]!r}")
 
         self._on_loop(sync())

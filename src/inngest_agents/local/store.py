@@ -119,6 +119,7 @@ _STEP = (
 )
 _JOB = "id, run_id, key, kind, step_id, outgoing, attempt, max_attempts, generation, coalesce_key, race"
 
+_ATTEMPT = "step_id, attempt, request_id, started_ns, ended_ns, error, will_retry"
 _WAIT = "id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts"
 
 _live_engines: set[str] = set()
@@ -684,12 +685,8 @@ class Store:
 
     def attempts(self, run_id: str) -> list[StepAttempt]:
         """All failed attempts of a run, of its steps and (with `step_id` None) of its requests, in order."""
-        rows = self._all(
-            "SELECT step_id, attempt, request_id, started_ns, ended_ns, error, will_retry != 0 FROM attempts"
-            " WHERE run_id = ? ORDER BY rowid",
-            run_id,
-        )
-        return [StepAttempt(*row[:6], bool(row[6])) for row in rows]
+        rows = self._all(f"SELECT {_ATTEMPT} FROM attempts WHERE run_id = ? ORDER BY rowid", run_id)  # noqa: S608
+        return [_attempt(row) for row in rows]
 
     def requests(self, run_id: str) -> list[Request]:
         """The Call Requests of a run, in order."""
@@ -748,6 +745,11 @@ def _step(row: Sequence[Any], attempts: Sequence[StepAttempt]) -> Step:
     json_texts = {f"{name}_json": fields.pop(name) for name in ("memo", "opts", "userland", "metadata")}
     status, checkpointed = StepStatus(fields.pop("status")), bool(fields.pop("checkpointed"))
     return Step(status=status, checkpointed=checkpointed, attempts=tuple(attempts), **fields, **json_texts)
+
+
+def _attempt(row: Sequence[Any]) -> StepAttempt:
+    fields = _fields(_ATTEMPT, row)
+    return StepAttempt(error_json=fields.pop("error"), will_retry=bool(fields.pop("will_retry")), **fields)
 
 
 def _job(row: Sequence[Any]) -> Job:
