@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?=
+OPTIONS ?=
 
-.PHONY: demo test lint types check bench bench-peers setup clean
+.PHONY: demo test lint types check bench bench-peers bench-setup setup clean
 
 setup: $(VENV)/.ready
 
@@ -30,11 +31,15 @@ check: lint types
 test: check
 	$(BIN)/pytest -n 2 --dist worksteal
 
-bench: setup
-	$(BIN)/python -m benchmarks
+# The plot needs a library that nothing else does. OPTIONS="--quick" for a first look.
+bench: bench-setup
+	$(BIN)/python -m benchmarks $(OPTIONS)
 
-bench-peers: setup
-	$(BIN)/python -m benchmarks --peers
+bench-peers: bench-setup
+	$(BIN)/python -m benchmarks --peers $(OPTIONS)
+
+bench-setup: setup
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(BIN)/uv sync --quiet --frozen --inexact --group bench
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

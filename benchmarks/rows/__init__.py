@@ -1,0 +1,1 @@
+"""The rows of this package and of the plain `Runner`."""

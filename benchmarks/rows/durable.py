@@ -1,0 +1,340 @@
+"""`DurableRunner` on the embedded engine and on the Inngest dev server, checkpointed and in the standard way.
+
+The functions are served over HTTP from this process's event loop. The embedded engine works in a thread of the same
+process, the dev server in a process of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sqlite3
+import statistics
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import httpx
+import inngest
+import inngest.fast_api
+import uvicorn
+from fastapi import FastAPI
+
+from benchmarks import measure, workloads
+from benchmarks.servers import free_ports, start_process, stop_process
+from inngest_agents import DurableOptions, DurableRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from benchmarks.measure import Plan
+    from benchmarks.workloads import Workload
+    from inngest_agents.local import LocalEngine
+
+EVENT = "bench/run"
+SERVER = "INNGEST_CLI"
+"""The environment variable with the path of the dev server."""
+LIMIT = 1200.0
+"""Seconds after which a run is given up."""
+
+
+@dataclass
+class Request:
+    """One Call Request, kept so that it can be made again."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Recorder:
+    """An ASGI app around the functions' own, which keeps the Call Requests while it is told to."""
+
+    app: Any
+    requests: list[Request] | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on."""
+        if self.requests is None or scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        chunks = []
+        while True:
+            message = await receive()
+            chunks.append(message.get("body", b""))
+            if not message.get("more_body"):
+                break
+        body = b"".join(chunks)
+        headers = {key.decode(): value.decode() for key, value in scope["headers"]}
+        self.requests.append(Request(f"{scope['path']}?{scope['query_string'].decode()}", headers, body))
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def again() -> Any:
+            return next(messages, None) or await receive()
+
+        await self.app(scope, again, send)
+
+
+@dataclass
+class Functions:
+    """The Inngest function that runs the agent, and the server that serves it."""
+
+    client: inngest.Inngest
+    checkpoint: bool
+    ended: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Set when the function returned, by run, so that nobody has to ask the engine all the time."""
+
+    def __post_init__(self) -> None:
+        agent = workloads.make_agent()
+        options = DurableOptions(checkpoint=self.checkpoint)
+
+        @self.client.create_function(fn_id="run-agent", trigger=inngest.TriggerEvent(event=EVENT))
+        async def run_agent(ctx: inngest.Context) -> str:
+            prompt = str(ctx.event.data["prompt"])
+            result = await DurableRunner.run(agent, prompt, step=ctx.step, options=options, **workloads.run_options())
+            self.event(prompt).set()
+            return str(result.final_output)
+
+        app = FastAPI()
+        inngest.fast_api.serve(app, self.client, [run_agent])
+        self.recorder = Recorder(app)
+
+    def event(self, prompt: str) -> asyncio.Event:
+        """What is set when the run of this prompt returns."""
+        return self.ended.setdefault(json.loads(prompt)["run"], asyncio.Event())
+
+    async def serve(self) -> str:
+        """Serve on a free port; gives the URL."""
+        (port,) = free_ports(1)
+        config = uvicorn.Config(self.recorder, port=port, log_level="error", lifespan="off", ws="none")
+        self.server = uvicorn.Server(config)
+        self.serving = asyncio.create_task(self.server.serve())
+        while not self.server.started:  # noqa: ASYNC110  a flag is all that uvicorn offers
+            await asyncio.sleep(0.01)
+        return f"http://127.0.0.1:{port}/api/inngest"
+
+    async def stop(self) -> None:
+        """Stop serving."""
+        self.server.should_exit = True
+        await self.serving
+
+
+class Embedded:
+    """The embedded engine."""
+
+    packages = ("inngest-agents", "inngest")
+
+    def __init__(self, *, checkpoint: bool = True, fsync: bool = False) -> None:
+        self.checkpoint = checkpoint
+        self.durability = "fsync" if fsync else "file"
+        self._synchronous: Any = "FULL" if fsync else "NORMAL"
+        self.name = "DurableRunner, embedded engine"
+        self.engine: LocalEngine
+
+    async def start(self, directory: Path) -> None:
+        """Start the engine on a new file, serve the function, register it."""
+        from inngest_agents.local import LocalEngine
+
+        self.engine = LocalEngine(path=directory / "state.db", synchronous=self._synchronous)
+        await asyncio.to_thread(self.engine.start)
+        self.functions = Functions(self.engine.client("bench"), self.checkpoint)
+        url = await self.functions.serve()
+        await asyncio.to_thread(self.engine.register, url)
+        self._file = directory / "state.db"
+        self._runs: dict[str, str] = {}
+
+    async def run(self, prompt: str) -> str:
+        """Send the event and wait for the run that it starts."""
+        ended = self.functions.event(prompt)
+        run_id = await asyncio.to_thread(self.engine.send, EVENT, {"prompt": prompt})
+        self._runs[prompt] = run_id
+        await asyncio.wait_for(ended.wait(), LIMIT)
+        run = await self.engine.wait_async(run_id, LIMIT)
+        return str(run.output)
+
+    async def stop(self) -> None:
+        """Stop both."""
+        await asyncio.to_thread(self.engine.stop)
+        await self.functions.stop()
+
+    def notes(self) -> dict[str, str]:
+        """How the state is kept."""
+        return {"sqlite": f"{sqlite3.sqlite_version}, journal_mode=wal, synchronous={self._synchronous}"}
+
+    async def state(self, prompt: str) -> int | None:
+        """What the run's memos take."""
+        state = self.engine.store.state(self._runs[prompt])
+        return sum(len(memo.encode()) for _, memo in state.memos) if state else None
+
+
+class DevServer:
+    """The Inngest dev server."""
+
+    durability = "memory"
+    packages = ("inngest-agents", "inngest")
+
+    def __init__(self, *, checkpoint: bool = True) -> None:
+        self.checkpoint = checkpoint
+        self.name = "DurableRunner, Inngest dev server"
+
+    async def start(self, directory: Path) -> None:
+        """Serve the function, start the server on it, wait until it knows it."""
+        self.program = os.environ[SERVER]
+        port, gateway, grpc, executor = free_ports(4)
+        origin = f"http://127.0.0.1:{port}"
+        # As for a user who writes `inngest.Inngest(app_id=…)` and sets INNGEST_DEV.
+        client = inngest.Inngest(app_id="bench", is_production=False, api_base_url=origin, event_api_base_url=origin)
+        self.functions = Functions(client, self.checkpoint)
+        url = await self.functions.serve()
+        command = [self.program, "dev", "--no-discovery", "--no-poll", "-u", url, "-p", str(port)]
+        command += ["--connect-gateway-port", str(gateway), "--log-level", "error"]
+        command += ["--connect-gateway-grpc-port", str(grpc), "--connect-executor-grpc-port", str(executor)]
+        with (directory / "server.log").open("wb") as log:
+            self.process = start_process(command, log, directory=directory)
+        self.http = httpx.AsyncClient(
+            base_url=origin, timeout=60, trust_env=False, limits=httpx.Limits(max_connections=100)
+        )
+        until = time.monotonic() + 60
+        while not await self._knows_function():
+            if time.monotonic() > until:
+                raise RuntimeError("the dev server did not take the function")
+            await asyncio.sleep(0.1)
+
+    async def _knows_function(self) -> bool:
+        """Whether the server is up and has the function."""
+        with contextlib.suppress(httpx.TransportError):
+            answer = await self.http.get("/dev")
+            return answer.is_success and "run-agent" in answer.text
+        return False
+
+    async def run(self, prompt: str) -> str:
+        """Send the event and wait for the run that it starts."""
+        ended = self.functions.event(prompt)
+        message = {"id": uuid.uuid4().hex, "name": EVENT, "data": {"prompt": prompt}}
+        answer = await self.http.post("/e/bench", json=message)
+        answer.raise_for_status()
+        event = answer.json()["ids"][0]
+        await asyncio.wait_for(ended.wait(), LIMIT)
+        return await self._result(event)
+
+    async def _result(self, event: str) -> str:
+        """Ask until the run is over; the function has returned already."""
+        until = time.monotonic() + LIMIT
+        while time.monotonic() < until:
+            answer = await self.http.get(f"/v1/events/{event}/runs")
+            runs = answer.json().get("data") or [] if answer.is_success else []
+            # The output comes a moment after the status.
+            if runs and runs[0]["status"] == "Completed" and "output" in runs[0]:
+                return str(runs[0]["output"])
+            if runs and runs[0]["status"] in ("Failed", "Cancelled"):
+                raise RuntimeError(f"the run ended as {runs[0]['status']}: {runs[0].get('output')}")
+            await asyncio.sleep(0.005)
+        raise TimeoutError("the run did not end")
+
+    async def stop(self) -> None:
+        """Stop the server and the worker."""
+        stop_process(self.process)
+        await self.http.aclose()
+        await self.functions.stop()
+
+    def notes(self) -> dict[str, str]:
+        """The server's version."""
+        answer = subprocess.run([self.program, "version"], capture_output=True, text=True, check=True)
+        return {"inngest server": answer.stdout.split()[-1]}
+
+    async def state(self, prompt: str) -> int | None:
+        """The same opcodes as on the embedded engine."""
+        return None
+
+
+async def replays(contender: Embedded, workload: Workload) -> None:
+    """Make the requests of a run in the standard way again, and compare them with plain passes of the same turns."""
+    recorder = contender.functions.recorder
+    recorded: list[Request] = []
+    recorder.requests = recorded
+    await measure.sample(contender.run, workload)
+    recorder.requests = None
+    transport = httpx.ASGITransport(recorder.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        last = recorded[-1]
+        pairs = [(await _timed(_again(client, last)), await _timed(_plain(workload))) for _ in range(7)]
+        replay = statistics.median(durable.wall / plain.wall for durable, plain in pairs)
+        plain_wall = statistics.median(plain.wall for _, plain in pairs)
+        deepest = statistics.median(durable.cpu / plain.cpu for durable, plain in pairs)
+        requests = plain_passes = 0.0
+        for number, request in enumerate(recorded):
+            requests += (await _timed(_again(client, request))).cpu
+            done = workloads.Workload(min(number // (1 + workload.tools), workload.turns), workload.tools)
+            plain_passes += (await _timed(_plain(done))).cpu
+    measure.emit(
+        "replay",
+        workload=workload.name,
+        steps=workload.steps,
+        requests=len(recorded),
+        replay=replay,
+        plain=plain_wall,
+        deepest=deepest,
+        cpu_per_request=requests / len(recorded),
+        cpu_ratio=requests / plain_passes,
+    )
+
+
+async def _again(client: httpx.AsyncClient, request: Request) -> None:
+    """Make a Call Request again; past the last memo it does the next step, and nobody hears of it."""
+    answer = await client.post(request.path, content=request.body, headers=request.headers)
+    if answer.status_code not in (200, 206):
+        raise RuntimeError(f"the request made again was answered with {answer.status_code}: {answer.text[:200]}")
+
+
+async def _plain(workload: Workload) -> None:
+    """One plain pass."""
+    await measure.plain(workload.prompt("replay"))
+
+
+class _Cost(NamedTuple):
+    """What a piece of work took."""
+
+    wall: float
+    cpu: float
+
+
+async def _timed(work: Awaitable[None]) -> _Cost:
+    """The wall and processor time of a piece of work."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    await work
+    return _Cost(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+class EmbeddedStandard(Embedded):
+    """The embedded engine in the standard way, and what a replay costs there."""
+
+    def __init__(self) -> None:
+        super().__init__(checkpoint=False)
+        self.name += ", standard"
+
+    async def extras(self) -> None:
+        """Measure replays."""
+        for workload in (workloads.Workload(10, 1), workloads.Workload(50, 1)):
+            await replays(self, workload)
+
+
+def choose(plan: Plan) -> Any:
+    """The contender of a row."""
+    rows: dict[str, Callable[[], Any]] = {
+        "embedded": Embedded,
+        "embedded-fsync": lambda: Embedded(fsync=True),
+        "embedded-standard": EmbeddedStandard,
+        "server": DevServer,
+        "server-standard": lambda: DevServer(checkpoint=False),
+    }
+    return rows[plan.row]()
+
+
+if __name__ == "__main__":
+    measure.main(choose)

@@ -1,0 +1,180 @@
+"""What is run: an agent whose model answers at once, so that what is left is the cost of the runner.
+
+A workload travels in the prompt, as JSON, and the model reads its place in it off the last tool result. So neither
+keeps state, every process can run any part of any run, and a replay asks the same model for the same answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from agents import Agent, Model, ModelResponse, RunConfig, Usage, function_tool
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessage, ResponseOutputText
+
+from . import ledger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from agents import Tool
+    from agents.items import TResponseOutputItem, TResponseStreamEvent
+
+MODEL = "instant"
+"""The name under which a model provider gives the instant model."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run of `turns` turns with `tools` parallel tool calls each, and a last turn that answers."""
+
+    turns: int
+    tools: int
+    model_ms: int = 0
+    tool_ms: int = 0
+    payload: int = 200
+    """How many characters a tool returns."""
+
+    @property
+    def name(self) -> str:
+        """The short name: turns x tools, and the model's latency where there is one."""
+        return f"{self.turns}x{self.tools}" + (f" {self.model_ms} ms" if self.model_ms else "")
+
+    @property
+    def models(self) -> int:
+        """How many model calls the run takes."""
+        return self.turns + 1
+
+    @property
+    def tool_calls(self) -> int:
+        """How many tool calls the run takes."""
+        return self.turns * self.tools
+
+    @property
+    def steps(self) -> int:
+        """How many calls can be made durable."""
+        return self.models + self.tool_calls
+
+    def prompt(self, run: str) -> str:
+        """The prompt that makes the model do this workload, counted under `run`."""
+        return json.dumps({"run": run, **asdict(self)})
+
+
+INSTANT = tuple(Workload(*shape) for shape in ((10, 1), (50, 1), (100, 1), (200, 1), (10, 3), (10, 10)))
+"""The workloads that show the runner's own cost."""
+
+REALISTIC = Workload(10, 3, model_ms=800, tool_ms=100)
+"""What an agent takes that talks to a real model and real tools."""
+
+LENGTHS = tuple(w for w in INSTANT if w.tools == 1)
+"""The workloads which differ in nothing but the number of turns."""
+
+
+class InstantModel(Model):
+    """Calls the tools for as many turns as the prompt says, then answers."""
+
+    async def get_response(
+        self,
+        system_instructions: str | None,
+        input: str | list[Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> ModelResponse:
+        """The next turn's tool calls, or the final answer."""
+        work = json.loads(_prompt(input))
+        turn = _turn(input)
+        ledger.note(work["run"], f"model:{turn}")
+        if work["model_ms"]:
+            await asyncio.sleep(work["model_ms"] / 1000)
+        output: list[TResponseOutputItem] = [_answer(f"{turn} turns done")]
+        if turn < work["turns"]:
+            output = _calls(work, turn)
+        return ModelResponse(
+            output=output,
+            usage=Usage(requests=1, input_tokens=100 + 50 * turn, output_tokens=20, total_tokens=120 + 50 * turn),
+            response_id=f"resp_{turn}",
+        )
+
+    def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[TResponseStreamEvent]:
+        """Not measured."""
+        raise NotImplementedError
+
+
+async def lookup(run: str, call: str, delay_ms: int, payload: int) -> str:
+    """Look something up.
+
+    Args:
+        run: The run that asks.
+        call: Which call of the run it is.
+        delay_ms: How long the answer takes.
+        payload: How long the answer is.
+    """
+    ledger.note(run, f"tool:{call}")
+    if delay_ms:
+        await asyncio.sleep(delay_ms / 1000)
+    return f"{call} ".ljust(payload, "x")
+
+
+def make_agent(tools: Sequence[Tool] | None = None, model: str | Model | None = None) -> Agent[Any]:
+    """The agent of all workloads; a runner may need its own wrapping of the tool or the model."""
+    return Agent(
+        name="bench",
+        instructions="Look things up, then answer.",
+        model=model or InstantModel(),
+        tools=list(tools) if tools is not None else [function_tool(lookup)],
+    )
+
+
+def run_options() -> dict[str, Any]:
+    """What every runner gets besides the agent and the prompt: no limit of turns, no traces."""
+    return {"max_turns": 10_000, "run_config": RunConfig(tracing_disabled=True)}
+
+
+def _prompt(items: str | list[Any]) -> str:
+    """The text that the run started with."""
+    if isinstance(items, str):
+        return items
+    content = items[0]["content"]
+    return content if isinstance(content, str) else content[0]["text"]
+
+
+def _turn(items: str | list[Any]) -> int:
+    """How many turns are done, by the last tool result's id."""
+    if isinstance(items, str) or items[-1].get("type") != "function_call_output":
+        return 0
+    return int(items[-1]["call_id"].split("_")[1]) + 1
+
+
+def _calls(work: dict[str, Any], turn: int) -> list[TResponseOutputItem]:
+    """The tool calls of one turn."""
+    return [
+        ResponseFunctionToolCall(
+            id=f"fc_{turn}_{i}",
+            call_id=f"call_{turn}_{i}",
+            name="lookup",
+            arguments=json.dumps(
+                {
+                    "run": work["run"],
+                    "call": f"{turn}.{i}",
+                    "delay_ms": work["tool_ms"],
+                    "payload": work["payload"],
+                }
+            ),
+            type="function_call",
+            status="completed",
+        )
+        for i in range(work["tools"])
+    ]
+
+
+def _answer(text: str) -> ResponseOutputMessage:
+    """A final message."""
+    return ResponseOutputMessage(
+        id="msg_final",
+        content=[ResponseOutputText(text=text, type="output_text", annotations=[])],
+        role="assistant",
+        status="completed",
+        type="message",
+    )

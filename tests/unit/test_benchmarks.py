@@ -1,0 +1,223 @@
+"""The arithmetic of the benchmarks, and that their workloads make the calls that they say. Never a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from benchmarks import environments, figures, ledger, lineup, measure, report
+from benchmarks.figures import Pair, Row, Spread
+from benchmarks.measure import Plan, Sample
+from benchmarks.rows.plain import Plain
+from benchmarks.workloads import INSTANT, REALISTIC, Workload
+
+
+def a_sample(wall: float, *, start: float = 0.0, finish: float = 0.0, exact: bool = True) -> Sample:
+    return Sample(
+        wall=wall,
+        start=start,
+        span=wall - start - finish,
+        finish=finish,
+        cpu=wall,
+        models=1,
+        tools=1,
+        exact=exact,
+    )
+
+
+def pairs_of(workload: Workload, per_step: float, *, start: float = 0.0, plain: float = 1.0) -> list[Pair]:
+    """A pair whose durable run took so much longer per step, and its start besides."""
+    span = plain + per_step * (workload.steps - 1)
+    return [Pair(a_sample(plain), a_sample(start + span, start=start))]
+
+
+@pytest.fixture
+def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "ledger"
+    monkeypatch.setenv(ledger.ENV, str(path))
+    return path
+
+
+# Workloads ---------------------------------------------------------------------------------------------
+
+
+def test_the_workloads_are_those_of_the_table() -> None:
+    assert [(w.turns, w.tools) for w in INSTANT] == [(10, 1), (50, 1), (100, 1), (200, 1), (10, 3), (10, 10)]
+    assert (REALISTIC.model_ms, REALISTIC.tool_ms, REALISTIC.tools) == (800, 100, 3)
+
+
+def test_steps_are_model_calls_and_tool_calls() -> None:
+    assert [w.steps for w in INSTANT] == [21, 101, 201, 401, 41, 111]
+
+
+@pytest.mark.parametrize("workload", [Workload(1, 1), Workload(10, 1), Workload(10, 3), Workload(3, 10)])
+async def test_a_plain_run_makes_each_call_of_a_workload_once(workload: Workload, book: Path) -> None:
+    output = await measure.plain(workload.prompt("a"))
+
+    executed = ledger.read(book)["a"]
+    assert output == f"{workload.turns} turns done"
+    assert (executed.models, executed.tools) == (workload.models, workload.tool_calls)
+    assert executed.exactly_once(workload.models, workload.tool_calls)
+
+
+async def test_a_sample_is_made_of_start_span_and_finish(book: Path) -> None:
+    found = await measure.sample(measure.plain, Workload(3, 2))
+
+    assert found.exact
+    assert (found.models, found.tools) == (4, 6)
+    assert found.start + found.span + found.finish == pytest.approx(found.wall)
+
+
+async def test_a_sample_refuses_a_wrong_output(book: Path) -> None:
+    async def wrong(prompt: str) -> str:
+        return "nonsense"
+
+    with pytest.raises(RuntimeError, match="wrong output"):
+        await measure.sample(wrong, Workload(1, 1))
+
+
+async def test_the_tools_answer_as_long_as_the_workload_says(book: Path) -> None:
+    short = await measure.output_bytes(Workload(5, 1, payload=100))
+    long = await measure.output_bytes(Workload(5, 1, payload=1100))
+
+    # Besides the answers, each tool call states the payload once, in one more digit.
+    assert long - short == 5 * 1000 + 5
+
+
+# The ledger -------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_tells_a_call_that_ran_twice(book: Path) -> None:
+    for call in ("model:0", "tool:0.0", "tool:0.0", "model:1"):
+        ledger.note("a", call)
+    ledger.note("b", "model:0")
+
+    executed = ledger.read(book)["a"]
+    assert (executed.models, executed.tools) == (2, 2)
+    assert not executed.exactly_once(2, 2)
+    assert executed.first_model <= executed.last_model
+
+
+def test_the_ledger_tells_a_call_that_did_not_run(book: Path) -> None:
+    ledger.note("a", "model:0")
+
+    assert not ledger.read(book)["a"].exactly_once(2, 0)
+
+
+def test_the_ledger_counts_other_processes(book: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        ledger.note("a", "model:0")
+        os._exit(0)
+    os.waitpid(child, 0)
+    ledger.note("a", "model:1")
+
+    assert ledger.read(book)["a"].exactly_once(2, 0)
+
+
+# Arithmetic -------------------------------------------------------------------------------------------------
+
+
+def test_a_spread_is_the_median_and_the_range() -> None:
+    assert Spread.of([3.0, 1.0, 10.0]) == (3.0, 1.0, 10.0)
+    assert Spread.of([1.0, 2.0]) == (1.5, 1.0, 2.0)
+
+
+def test_the_overhead_leaves_start_and_finish_out() -> None:
+    workload = Workload(10, 1)
+    pair = Pair(a_sample(1.0), a_sample(5.0, start=2.0, finish=1.0))
+
+    assert figures.overhead([pair], workload).median == pytest.approx(1.0 / 20)
+
+
+def test_the_slope_leaves_out_what_a_run_costs_once() -> None:
+    row = Row("x")
+    for workload in (figures.SHORT, figures.LONG):
+        # 150 ms until it starts, 1 ms for each step.
+        wall = 1.0 + 0.150 + 0.001 * workload.steps
+        row.pairs[workload.name] = [Pair(a_sample(1.0), a_sample(wall))]
+
+    assert figures.LONG.steps - figures.SHORT.steps == 180
+    assert figures.slope(row) == pytest.approx(0.001)
+
+
+def test_without_both_lengths_there_is_no_slope() -> None:
+    assert figures.slope(Row("x", pairs={"10x1": pairs_of(Workload(10, 1), 0.001)})) is None
+
+
+def test_flatness_is_the_largest_overhead_by_the_smallest() -> None:
+    costs = {10: 0.0010, 50: 0.0011, 100: 0.0012, 200: 0.0015}
+    row = Row("x")
+    for turns, cost in costs.items():
+        row.pairs[f"{turns}x1"] = pairs_of(Workload(turns, 1), cost)
+
+    assert figures.flatness(row) == pytest.approx(1.5)
+    del row.pairs["200x1"]
+    assert figures.flatness(row) is None
+
+
+def test_latencies_are_those_of_the_instant_workloads() -> None:
+    row = Row("x", pairs={"10x1": pairs_of(Workload(10, 1), 0.0, start=0.1)})
+    row.pairs[REALISTIC.name] = pairs_of(REALISTIC, 0.0, start=9.0)
+
+    found = figures.latency(row, "start")
+    assert found is not None
+    assert found.high == pytest.approx(0.1)
+
+
+def test_ratio_compares_whole_runs() -> None:
+    assert figures.ratio([Pair(a_sample(2.0), a_sample(3.0))]).median == pytest.approx(1.5)
+
+
+def test_executions_say_where_a_call_ran_twice() -> None:
+    row = Row("x", pairs={"10x1": [Pair(a_sample(1), a_sample(1)), Pair(a_sample(1), a_sample(1, exact=False))]})
+
+    assert figures.executions(row) == "NOT exactly once: 1 model calls for 11, 1 tool calls for 10 in 10x1"
+    row.pairs["10x1"].pop()
+    assert figures.executions(row) == "exactly once (1 runs)"
+
+
+# From a row's process to the tables --------------------------------------------------------------------------
+
+
+def test_a_plan_survives_the_command_line() -> None:
+    plan = Plan([Workload(10, 1), REALISTIC], repeats=4, directory="x", row="y", memory_rounds=2)
+
+    assert Plan.load(plan.dump()) == plan
+
+
+async def test_the_lines_of_a_row_become_tables(tmp_path: Path, book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan([Workload(10, 1), Workload(100, 1)], repeats=1, directory=str(tmp_path), memory_rounds=1, memory_runs=2)
+    await measure.measure(Plain(), plan)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    row = figures.collect("Runner (plain)", lines)
+    missing = figures.collect("Other", [{"kind": "failed", "reason": "not to be had"}])
+    tables = report.tables([row, missing], "2 cores")
+    text = "\n".join(table.markdown() for table in tables)
+
+    assert set(row.pairs) == {"10x1", "100x1"}
+    assert figures.executions(row) == "exactly once (4 runs)"
+    assert "| Runner (plain) | none |" in text
+    assert "not measured: not to be had" in text
+    assert "2 cores" in text
+    assert report.to_json([row])[0]["slope_ms"] is not None
+
+
+def test_the_peers_have_environments_of_their_own() -> None:
+    assert all(entry.environment for entry in lineup.PEERS)
+    assert len({entry.environment.name for entry in lineup.PEERS if entry.environment}) == len(lineup.PEERS)
+    assert environments.CACHE.name in (environments.ROOT / ".gitignore").read_text()
+
+
+def test_a_row_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(lineup.INNGEST, raising=False)
+    monkeypatch.setenv("PATH", "")
+
+    lines = lineup.OURS[-1].lines(Plan([]), print)
+
+    assert lines == [
+        {"kind": "failed", "reason": "no Inngest dev server: set INNGEST_CLI, or put `inngest` on the PATH"}
+    ]
