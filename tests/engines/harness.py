@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 RETRY_SECONDS = {"embedded": 0.02, "server": 1.0}
-"""What passes before a failed step or function is tried again."""
+"""What passes before a failed step or function is tried again, the first time."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,8 @@ class EmbeddedEngine(EngineUnderTest):
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder)
-        options.setdefault("backoff", RETRY_SECONDS["embedded"])
+        # Quick at first, but with ten retries a killed worker has seconds to come up again, as on the real server.
+        options.setdefault("backoff", lambda attempt: min(RETRY_SECONDS["embedded"] * 3**attempt, 1.0))
         self.engine = LocalEngine(path=folder / "state.db", **options)
 
     @property

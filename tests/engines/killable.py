@@ -13,10 +13,13 @@ import inngest
 def build(client: inngest.Inngest) -> list[inngest.Function[Any]]:
     log = Path(os.environ["LOG"])
 
+    def note(name: str) -> None:
+        with log.open("a") as file:
+            file.write(f"{name}\n")
+
     def step(name: str, seconds: float = 0) -> Any:
         async def handler() -> str:
-            with log.open("a") as file:
-                file.write(f"{name}\n")
+            note(name)
             await asyncio.sleep(seconds)
             return name
 

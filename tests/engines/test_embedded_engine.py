@@ -438,7 +438,7 @@ class Provider(BaseHTTPRequestHandler):
 
     seen: list[tuple[str, str, dict[str, Any]]] = []  # noqa: RUF012  shared on purpose
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.seen.append((self.path, self.headers.get("authorization", ""), body))
         calls = sum(1 for _, _, other in self.seen if other["model"] == body["model"])
@@ -495,8 +495,9 @@ def test_parallel_branches_race_on_demand(embedded: EmbeddedEngine) -> None:
             return "slow"
 
         async def quick_then_more() -> str:
-            first = await ctx.step.run("quick", calls.step("quick", "quick"))
-            return first + await ctx.step.run("more", calls.step("more", "-more"))
+            first: str = await ctx.step.run("quick", calls.step("quick", "quick"))
+            second: str = await ctx.step.run("more", calls.step("more", "-more"))
+            return first + second
 
         both = await ctx.group.parallel(
             (lambda: ctx.step.run("slow", slow), quick_then_more), parallel_mode=inngest.ParallelMode.RACE
@@ -518,7 +519,7 @@ def test_sleeps_waits_and_steps_in_parallel_join(embedded: EmbeddedEngine) -> No
                 lambda: ctx.step.sleep("sleep", datetime.timedelta(hours=2)),
             )
         )
-        return [step, wait.data["x"], await ctx.step.run("after", Calls().step("after", 2))]  # type: ignore[union-attr]
+        return [step, wait.data["x"], await ctx.step.run("after", Calls().step("after", 2))]
 
     embedded.serve([fn])
     run_id = embedded.send("go")
