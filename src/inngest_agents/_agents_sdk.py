@@ -309,3 +309,66 @@ terminal_failure: Final[Any] = name("agents.models._response_terminal", "respons
 error_event_failure: Final[Any] = name("agents.models._response_terminal", "response_error_event_failure_error")
 # exceptions.py: an error that comes after the events that are still in the queue.
 raise_after_events: Final[Any] = name("agents.exceptions", "_mark_error_to_drain_stream_events")
+
+
+# agent.py: the SDK reads `agent.hooks` wherever something happens, so that is where they are wrapped.
+class _HooksAttribute:
+    """`Agent.hooks`: kept in the agent's `__dict__` as ever, and shown as a durable run wants it."""
+
+    def __init__(self, shown: Callable[[Any], Any], own: Callable[[Any], Any]) -> None:
+        self._shown = shown
+        self._own = own
+
+    def __get__(self, agent: Any, _: Any = None) -> Any:
+        # On the class it is the default of the dataclass field.
+        return None if agent is None else self._shown(agent.__dict__.get("hooks"))
+
+    def __set__(self, agent: Any, hooks: Any) -> None:
+        # `clone` and `dataclasses.replace` hand on what they were shown.
+        agent.__dict__["hooks"] = self._own(hooks)
+
+    def __delete__(self, agent: Any) -> None:
+        try:
+            del agent.__dict__["hooks"]
+        except KeyError:
+            raise AttributeError("hooks") from None
+
+
+if agents.Agent.__dataclass_fields__["hooks"].default is not None:
+    raise MissingSeamError("agents.Agent.hooks")
+
+
+def show_agent_hooks_as(*, shown: Callable[[Any], Any], own: Callable[[Any], Any]) -> None:
+    """Let `agent.hooks` give `shown(hooks)`; `own` gives back the user's hooks of what was shown."""
+    setattr(agents.Agent, "hooks", _HooksAttribute(shown, own))  # noqa: B010  a type checker sees a field there
+
+
+# mcp/server.py, mcp/util.py: servers with a session of the `mcp` package, and how they filter and remember their tools.
+ClientSessionServer: Final[Any] = name("agents.mcp.server", "_MCPServerWithClientSession")
+mcp_log_name: Final[Any] = name("agents.mcp._logging", "get_mcp_server_log_name")
+McpTool: Final[Any] = name("agents.mcp.server", "MCPTool")
+_dynamic_tool_filter: Final[Any] = name("agents.mcp.server", "_MCPServerWithClientSession._apply_dynamic_tool_filter")
+_static_tool_filter: Final[Any] = name("agents.mcp.server", "_MCPServerWithClientSession._apply_static_tool_filter")
+
+
+def is_mcp_connected(server: Any) -> bool:
+    """Whether a server of the SDK is connected."""
+    return server.session is not None
+
+
+async def dynamic_tool_filter(server: Any, tools: list[Any], context: Any, agent: Any) -> list[Any]:
+    """The tools that the user's filter function keeps; one for which it raises is left out, as the SDK does it."""
+    kept: list[Any] = await _dynamic_tool_filter(server, tools, context, agent)
+    return kept
+
+
+def static_tool_filter(server: Any, tools: list[Any]) -> list[Any]:
+    """The tools that the user's lists of names keep."""
+    kept: list[Any] = _static_tool_filter(server, tools, server.tool_filter)
+    return kept
+
+
+def remember_mcp_tools(server: Any, tools: list[Any]) -> None:
+    """Let a server that was listed in an earlier request check the arguments of calls as if it was listed now."""
+    if getattr(server, "_tools_list", tools) is None:
+        server._tools_list, server._cache_dirty = tools, False

@@ -12,6 +12,7 @@ from typing import Any
 from agents import HandoffOutputItem
 
 from inngest_agents._agents_sdk import around
+from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
 from inngest_agents.journal import Journal, current_journal, current_step, inside_scope
 from inngest_agents.stats.records import usage_from_response
@@ -22,6 +23,7 @@ async def _run(original: Callable[..., Any], self: Any, starting_agent: Any, inp
     journal = current_journal()
     if journal is not None:
         with inside_scope():
+            kwargs["hooks"] = durable_hooks(journal, kwargs.get("hooks"))
             result = await _with_session(journal, original, self, starting_agent, input, kwargs)
         journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)
         return result

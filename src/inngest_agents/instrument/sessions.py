@@ -31,13 +31,12 @@ from typing import Any, Final, cast
 from agents.exceptions import UserError
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
 
 _KNOWN_TAIL: Final = 20
 """How many items before a write are looked at to tell whether it has happened already."""
-
-_HISTORY_METHODS: Final = ("get_items", "add_items", "pop_item", "clear_session")
 
 
 @dataclasses.dataclass(slots=True)
@@ -55,6 +54,7 @@ class _Store:
     def __init__(self, session: Any, journal: Journal) -> None:
         self.session = session
         self._journal_ref = weakref.ref(journal)
+        self.stand_in: Any = None
         self.pending: list[_Addition] = []
         self.compactions: list[Callable[[], Any]] = []
         self.compaction_due = False
@@ -215,7 +215,10 @@ def durable_session(journal: Journal, session: Any) -> Any:
     """
     if session is None or isinstance(getattr(type(session), _STORE, None), _Store):
         return session
-    return _stand_in(_store_of(journal, session))
+    store = _store_of(journal, session)
+    if store.stand_in is None:
+        store.stand_in = stand_in(session, {_STORE: store, **_methods(store), **dict.fromkeys(sdk.GENERATION_METHODS)})
+    return store.stand_in
 
 
 async def finish_session(journal: Journal, session: Any) -> None:
@@ -265,25 +268,6 @@ async def _compact_after_write(
 _STORE: Final = "__durable_store__"
 
 
-def _stand_in(store: _Store) -> Any:
-    """An object of a subclass of the session's class with the session's own state.
-
-    Where a class cannot be subclassed or keeps its state elsewhere, an object that forwards everything.
-    """
-    session = store.session
-    cls = type(session)
-    members = {_STORE: store, "__del__": lambda _self: None, **_methods(store), **dict.fromkeys(sdk.GENERATION_METHODS)}
-    state = getattr(session, "__dict__", None)
-    if isinstance(state, dict) and not _has_slots(cls):
-        try:
-            made: Any = object.__new__(type(cls.__name__, (cls,), {**members, "__module__": cls.__module__}))
-            object.__setattr__(made, "__dict__", state)
-        except Exception:  # noqa: BLE001  a foreign class may refuse subclasses in any way; forwarding always works
-            return _forwarder(session, members)
-        return made
-    return _forwarder(session, members)
-
-
 def _methods(store: _Store) -> dict[str, Any]:
     """The steps in place of the session's methods, with their signatures: the SDK looks for `wrapper` in them."""
 
@@ -312,21 +296,6 @@ def _signature(function: Any) -> inspect.Signature:
         return inspect.signature(function)
     except (TypeError, ValueError):
         return inspect.Signature()
-
-
-def _has_slots(cls: type[Any]) -> bool:
-    return any(set(vars(base).get("__slots__", ())) - {"__dict__", "__weakref__"} for base in cls.__mro__)
-
-
-def _forwarder(session: Any, members: dict[str, Any]) -> Any:
-    def get(_self: Any, name: str) -> Any:
-        return getattr(session, name)
-
-    def put(_self: Any, name: str, value: Any) -> None:
-        setattr(session, name, value)
-
-    more = {"__getattr__": get, "__setattr__": put, "__class__": property(lambda _self: type(session))}
-    return type(type(session).__name__, (), {**members, **more})()
 
 
 def _identity(session: Any) -> dict[str, Any] | None:
