@@ -1,8 +1,9 @@
 """Saves finished steps while the request stays open (specification, section 10.3.1).
 
-One save is `POST {api}/v1/checkpoint/{run_id}/async` with the opcodes that the 206 answer would have held. Steps
-that finish while a save is under way go out together with the next one. A save that nobody waits for yet lingers for a moment
-(`LINGER_SECONDS`), because the next model call may end within it and a tool that waits for that response sends both.
+One save is `POST {api}/v1/checkpoint/{run_id}/async` with the opcodes that the 206 answer would have held. A step that
+has ended is sent at once, while the next model call already goes on; steps that end while a save is under way go out
+together with the next one. Holding a save back, so that a tool's result goes out with the next response, made a step of
+an instant model 0.4 ms faster; but a process that dies meanwhile repeats the tool, so it was taken out again.
 
 A save is repeated on a cut connection or a 5xx, since the server ignores a step that it has already. If it stays
 impossible, the steps are answered in the 206 as if there were no checkpointing. 409 means that another worker owns the
@@ -12,7 +13,6 @@ run, 404 that the run has ended: then everything stops.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import json
 import logging
@@ -25,12 +25,6 @@ from inngest_agents import _http
 from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
 
 logger = logging.getLogger("inngest_agents")
-
-LINGER_SECONDS: Final = 0.02
-"""How long a save that nobody waits for is held back at most, so that it goes out with the next one."""
-
-LINGER_AFTER_START_SECONDS: Final = 0.002
-"""The same, once the next model call has started: the loop's own work between the two is over then."""
 
 RUN_GONE: Final = "run not found"
 """What the real server says, with status 400, of a run that has ended (specification: 404)."""
@@ -70,7 +64,6 @@ class Checkpointer:
         self._sending: list[tuple[bytes, StepResponse]] = []
         self._outcome = SaveOutcome.SAVED
         self._worker: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
         self.saved_any = False
         """Whether a step of this request was saved: the server then counts attempts from 0 again."""
 
@@ -88,16 +81,13 @@ class Checkpointer:
     async def flush(self) -> SaveOutcome:
         """Wait until every step added so far is saved, or until it is clear that it will not be."""
         while self._worker is not None:
-            self._hurry.set()
             await asyncio.wait((self._worker,))
         return self._outcome
 
     async def _work(self) -> None:
         try:
             while self._waiting and self._outcome is SaveOutcome.SAVED:
-                if not self._hurry.is_set():
-                    await self._linger()
-                self._hurry.clear()
+                await asyncio.sleep(0)  # what ends in this turn of the loop goes out together
                 self._sending, self._waiting = self._waiting, []
                 body = self._prefix.encode() + b",".join(step for step, _ in self._sending) + b"]}"
                 self._outcome = await self._save(body)
@@ -108,16 +98,6 @@ class Checkpointer:
             self._worker = None
         if self._outcome is SaveOutcome.LOST:
             self._on_lost()
-
-    def next_started(self) -> None:
-        """A step that need not wait for saves has started: what is held back should go out soon."""
-        if self._worker is not None and not self._hurry.is_set():
-            asyncio.get_running_loop().call_later(LINGER_AFTER_START_SECONDS, self._hurry.set)
-
-    async def _linger(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_SECONDS):
-                await self._hurry.wait()
 
     async def _save(self, body: bytes) -> SaveOutcome:
         for delay in (*RETRY_DELAYS, None):

@@ -31,6 +31,7 @@ from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import Checkpointer, SaveOutcome
 from inngest_agents.errors import qualified_name, rebuild
 from inngest_agents.journal import StepRequest, StepScope, inside_step
+from inngest_agents.resources import Resources
 
 logger = logging.getLogger("inngest_agents")
 
@@ -101,6 +102,8 @@ class Driver:
         self._settling: asyncio.Task[None] | None = None
         self._concluding: asyncio.Task[None] | None = None
         self.plan_only = engine.in_parallel_group
+        self.resources = Resources()
+        """What steps have opened; closed when the last run of the request has ended or is cut."""
         self.names: dict[str, int] = before.names if before is not None else {}
         """How many runs of each name the function has started, for their ids."""
         self.started: float = before.started if before is not None else time.monotonic()
@@ -234,6 +237,8 @@ class Driver:
         await self._cancel(run)
         if run in self._runs:
             self._runs.remove(run)
+        if not self._runs:
+            await self.resources.close()
 
     async def _finish(self, run: _Run) -> None:
         """A loop has ended: nothing of it may run on, and all its steps must be saved."""
@@ -383,8 +388,6 @@ class Driver:
         if request.after_save and self._saver is not None and await self._saver.flush() is not SaveOutcome.SAVED:
             self._stop([])
             return
-        if self._saver is not None and not request.after_save:
-            self._saver.next_started()
         if self._stopping is not None:
             return  # the request is ending; this step is asked for again in the next one
         await self.engine.before_execution()

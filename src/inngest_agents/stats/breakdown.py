@@ -111,7 +111,7 @@ class Breakdown:
         for name in self.__slots__:
             if name == "cost":
                 out |= {"cost_usd": self.cost_usd, "cost_usd_exact": decimal_text(self.cost)}
-            elif durations or name not in SECONDS:
+            elif durations or name not in (*SECONDS, "retries"):  # a crash of the worker is a retry too
                 value = getattr(self, name)
                 out[name] = round(value, 6) if name in SECONDS else value
         return out

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 STATS_SCHEMA_VERSION: Final = 1
 """Raised only where an older reader would misread the numbers; see `inngest_agents.stats.records`."""
 
-_TIMING: Final = ("started_at", "duration", "waited")
+_TIMING: Final = ("started_at", "duration", "waited", "attempts")
+"""What differs between two equal runs: clocks, and the attempts, which count a crash of the worker too."""
 _TOTALS: Final = ("input_tokens", "output_tokens", "total_tokens", "cached_tokens", "cache_write_tokens")
 _LISTS: Final = ("agents_involved", "models", "price_tables")
 _BREAKDOWNS: Final = ("by_model", "by_agent", "by_tool", "by_path")
@@ -297,7 +298,8 @@ class RunStats:
         """JSON, with the version of the schema as `v`.
 
         Args:
-            durations: with False, everything measured with a clock is left out. What remains is the same,
+            durations: with False, everything measured with a clock is left out, and the attempts and retries, which
+                count a crash of the worker too. What remains is the same,
                 byte for byte, for an unbroken run and for one that was cut off and replayed.
             timeline: with False, the steps are left out, which makes it small for long runs.
         """

@@ -1,0 +1,132 @@
+"""A worker that is killed at every step boundary and in the middle of every step ends as an unbroken run does."""
+
+from __future__ import annotations
+
+import collections
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .harness import EngineUnderTest
+
+ONCE = {
+    "triage model 0": 1,
+    "stock apple": 1,
+    "stock kiwi": 1,
+    "stock fig": 1,
+    "triage model 1": 1,
+    "sales model 0": 1,
+    "research model 0": 1,
+    "stock pear": 1,
+    "research model 1": 1,
+    "sales model 1": 1,
+    "order pear": 1,
+    "order fig": 1,
+    "sales model 2": 1,
+}
+
+
+TOGETHER = {"stock apple", "stock kiwi", "stock fig"}
+"""The tools of one turn: they run at the same time in one process."""
+
+
+class Book:
+    """What the worker executed, ordered and where it died."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def query(self, sql: str) -> list[Any]:
+        with sqlite3.connect(self.path, timeout=30) as connection:
+            return [row[0] if len(row) == 1 else row for row in connection.execute(sql)]
+
+    @property
+    def executed(self) -> dict[str, int]:
+        return dict(collections.Counter(self.query("SELECT what FROM executed")))
+
+    @property
+    def deaths(self) -> list[str]:
+        return self.query("SELECT place FROM died")
+
+    @property
+    def orders(self) -> list[tuple[str, int]]:
+        return sorted(self.query("SELECT item, amount FROM orders"))
+
+
+def run_team(engine: EngineUnderTest, folder: Path, crash_at: str, *, checkpoint: bool = True) -> tuple[Any, Book]:
+    book = Book(folder / f"{crash_at}-{checkpoint}.db")
+    engine.spawn(
+        "crash_target.py:build",
+        env={"CRASH_DB": str(book.path), "CRASH_AT": crash_at, "CRASH_CHECKPOINT": str(int(checkpoint))},
+    )
+    outcome = engine.run("team/run", {}, timeout=120)
+    assert outcome.status == "Completed", outcome.output
+    return outcome.output, book
+
+
+_unbroken: dict[str, Any] = {}
+
+
+@pytest.fixture
+def unbroken(engine: EngineUnderTest, tmp_path: Path) -> Any:
+    """The result of the run in a worker that is never killed; once for each engine."""
+    if engine.name not in _unbroken:
+        result, book = run_team(engine, tmp_path, "none")
+        assert book.executed == ONCE
+        assert book.orders == [("fig", 2), ("pear", 4)]
+        engine.stop_workers()
+        _unbroken[engine.name] = result
+    return _unbroken[engine.name]
+
+
+def test_killed_after_each_save_nothing_that_was_saved_runs_again(
+    engine: EngineUnderTest, tmp_path: Path, unbroken: Any
+) -> None:
+    result, book = run_team(engine, tmp_path, "after-save")
+
+    assert result == unbroken
+    assert len(book.deaths) >= 7
+    assert book.orders == [("fig", 2), ("pear", 4)]
+    # A step that was running when the process died runs again: a parallel branch of what was saved, or the model call
+    # that begins while a tool's result is being saved.
+    repeated = {what for what, count in book.executed.items() if count > 1 and "model" not in what}
+    assert repeated <= TOGETHER
+    assert book.executed.keys() == ONCE.keys()
+
+
+def test_killed_before_each_save_only_the_unsaved_steps_run_again(
+    engine: EngineUnderTest, tmp_path: Path, unbroken: Any
+) -> None:
+    result, book = run_team(engine, tmp_path, "before-save")
+
+    assert result == unbroken
+    assert len(book.deaths) >= 7
+    assert book.executed.keys() == ONCE.keys()
+    # Each step can be lost before its own save, and once more where it lingered with the step after it.
+    assert max(book.executed.values()) <= 3
+
+
+def test_killed_in_the_middle_of_each_step_the_run_ends_the_same(
+    engine: EngineUnderTest, tmp_path: Path, unbroken: Any
+) -> None:
+    result, book = run_team(engine, tmp_path, "inside-step")
+
+    assert result == unbroken
+    assert sorted(book.deaths) == sorted(ONCE)
+    assert book.orders == [("fig", 2), ("pear", 4)], "an order that died before its side effect happens once"
+
+
+def test_killed_in_the_middle_of_each_step_without_checkpointing(
+    engine: EngineUnderTest, tmp_path: Path, unbroken: Any
+) -> None:
+    result, book = run_team(engine, tmp_path, "inside-step", checkpoint=False)
+
+    assert result == unbroken
+    assert sorted(book.deaths) == sorted(ONCE)
+    assert book.orders == [("fig", 2), ("pear", 4)]
+    # One request is one step, so only steps that ran at the same time in the same process are lost with another.
+    alone = {what: count for what, count in book.executed.items() if what not in TOGETHER}
+    assert alone == {what: 1 if what.startswith("order") else 2 for what in ONCE if what not in TOGETHER}
+    assert max(book.executed.values()) <= 1 + len(TOGETHER)
