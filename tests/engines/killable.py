@@ -25,7 +25,7 @@ def build(client: inngest.Inngest) -> list[inngest.Function[Any]]:
 
         return handler
 
-    @client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=10)
+    @client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=20)
     async def fn(ctx: inngest.Context) -> Any:
         first = await ctx.step.run("first", step("first"))
         # The first worker hangs here until it is killed.
