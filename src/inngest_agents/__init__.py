@@ -6,7 +6,9 @@ from inngest_agents.journal import idempotency_key
 from inngest_agents.options import DurableOptions, ToolOptions, tool_options
 from inngest_agents.result import DurableRunResult
 from inngest_agents.runner import DurableRunner
+from inngest_agents.sinks import RealtimeSink, is_replayed
 from inngest_agents.steps import FinalizedRun, as_step, durable, finalize_run, get_step, set_step
+from inngest_agents.streamed import DurableRunResultStreaming
 
 __all__ = [
     "Budget",
@@ -15,8 +17,10 @@ __all__ = [
     "DivergenceError",
     "DurableOptions",
     "DurableRunResult",
+    "DurableRunResultStreaming",
     "DurableRunner",
     "FinalizedRun",
+    "RealtimeSink",
     "ToolOptions",
     "UnsupportedError",
     "as_step",
@@ -24,6 +28,7 @@ __all__ = [
     "finalize_run",
     "get_step",
     "idempotency_key",
+    "is_replayed",
     "set_step",
     "tool_options",
 ]

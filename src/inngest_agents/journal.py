@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger
     from inngest_agents.driver import Driver
     from inngest_agents.options import DurableOptions
+    from inngest_agents.sinks import SinkPump
     from inngest_agents.stats.records import UsageRecord
     from inngest_agents.stats.stats import RunStats
 
@@ -113,6 +114,8 @@ class Journal:
             from inngest_agents.budget import BudgetLedger
 
             self.ledger = BudgetLedger(options.budget, prices=options.prices)
+        self.sink: SinkPump | None = None
+        """Takes the events of a streamed run."""
         self.handoffs = 0
         """Handoffs of all loops that have ended on this pass."""
         self._order = 0

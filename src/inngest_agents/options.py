@@ -85,8 +85,8 @@ class DurableOptions:
     a step for the input and one for each turn. Take "turn" if tools read the session by themselves in mid-run."""
 
     stream: StreamSink | None = None
-    """Where the events of `DurableRunner.run_streamed` go live and once, besides its caller: a function of one JSON-able
-    dict (a coroutine function, or a plain one, which is called in a thread), or a `RealtimeSink`; see
+    """Where the events of `DurableRunner.run_streamed` go live and once, besides its caller: a function of one
+    JSON-able dict (a coroutine function, or a plain one, which is called in a thread), or a `RealtimeSink`; see
     `inngest_agents.sinks` for the dict. A sink that raises or lags behind loses events and never harms the run."""
 
     divergence: Literal["error", "warn"] = "error"

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-from agents import Agent, RunConfig, RunHooks, Runner, RunState, Session, TResponseInputItem
+from agents import Agent, RunConfig, RunHooks, Runner, RunResultStreaming, RunState, Session, TResponseInputItem
 from agents.exceptions import AgentsException
 from agents.run import DEFAULT_MAX_TURNS
 from agents.run_error_handlers import RunErrorHandlers
@@ -20,7 +20,9 @@ from inngest_agents.errors import is_memoized, non_retriable
 from inngest_agents.journal import Journal, current_journal, current_step, inside_run
 from inngest_agents.options import DurableOptions
 from inngest_agents.result import DurableRunResult
+from inngest_agents.rewind import Rewind
 from inngest_agents.stats.stats import RunStats
+from inngest_agents.streamed import DurableRunResultStreaming, as_durable_result, start_streamed
 
 __all__ = ["DurableRunner"]
 
@@ -32,8 +34,12 @@ T = TypeVar("T")
 _plain_run: Final = Runner.run
 """Bound now: whoever replaces `Runner.run` by `DurableRunner.run` does not make it call itself."""
 
+_plain_run_streamed: Final = Runner.run_streamed
+
 _HOW = "await DurableRunner.run(agent, input, step=ctx.step)"
 _HOW_SYNC = "DurableRunner.run_sync(agent, input, step=ctx.step)"
+_HOW_STREAMED = "DurableRunner.run_streamed(agent, input, step=ctx.step)"
+_HOW_STREAMED_SYNC = f"{_HOW_SYNC} (a synchronous function has no frame that could consume a stream)"
 
 
 class DurableRunner(Runner):
@@ -132,6 +138,80 @@ class DurableRunner(Runner):
         return run_in_thread_loop(main)
 
     @classmethod
+    def run_streamed(
+        cls,
+        starting_agent: Agent[TContext],
+        input: str | list[TResponseInputItem] | RunState[TContext],
+        context: TContext | None = None,
+        max_turns: int | None = DEFAULT_MAX_TURNS,
+        hooks: RunHooks[TContext] | None = None,
+        run_config: RunConfig | dict[str, Any] | None = None,
+        previous_response_id: str | None = None,
+        auto_previous_response_id: bool = False,
+        conversation_id: str | None = None,
+        session: Session | None = None,
+        *,
+        step: Any = None,
+        options: DurableOptions | None = None,
+        error_handlers: RunErrorHandlers[TContext] | None = None,
+    ) -> DurableRunResultStreaming:
+        """Run an agent durably and stream its events. See `Runner.run_streamed` for the arguments that both have.
+
+        The run goes on only while `stream_events()` of the result is consumed, or `wait()` of it is awaited.
+
+        Example:
+            ```python
+            result = DurableRunner.run_streamed(agent, input, step=ctx.step, options=DurableOptions(stream=sink))
+            await result.wait()
+            return result.to_dict()
+            ```
+
+        Args:
+            starting_agent, input, context, max_turns, hooks, run_config: as for `Runner.run_streamed`.
+            previous_response_id, auto_previous_response_id, conversation_id, session: as for `Runner.run_streamed`.
+            step: the `step` of the Inngest function's context.
+            options: how the run is made durable; `stream` names where the events go besides the caller.
+            error_handlers: as for `Runner.run_streamed`.
+
+        Returns:
+            What `Runner.run_streamed` returns, with `wait()`, `stats` and `to_dict()`.
+
+        Raises:
+            TypeError: `step` is missing or not the `step` of an async Inngest function.
+            UnsupportedError: something that cannot be made durable; raised before the first step.
+        """
+        _check_step(step, sync=False, how=(_HOW_STREAMED, _HOW_STREAMED_SYNC))
+
+        def start() -> RunResultStreaming:
+            return _plain_run_streamed(
+                starting_agent,
+                input,
+                context,
+                max_turns,
+                hooks,
+                run_config,
+                previous_response_id,
+                auto_previous_response_id,
+                conversation_id,
+                session,
+                error_handlers=error_handlers,
+            )
+
+        if current_journal() is not None or current_step() is not None:
+            return as_durable_result(start(), None)
+        chosen = options if options is not None else DurableOptions()
+        driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
+        journal = Journal(
+            driver,
+            chosen,
+            name=driver.unique_name(chosen.name or starting_agent.name),
+            run_id=driver.engine.run_id,
+        )
+        return start_streamed(
+            start, driver=driver, journal=journal, starting_agent=starting_agent.name, before=Rewind.of(input)
+        )
+
+    @classmethod
     async def _run_here(
         cls,
         starting_agent: Any,
@@ -157,10 +237,13 @@ class DurableRunner(Runner):
             with inside_run(journal):
                 return await _plain_run(starting_agent, input, **kwargs)
 
+        before = Rewind.of(input)
         try:
             result = await driver.drive(main)
-        except Exception as error:
-            if not (isinstance(error, AgentsException) or is_memoized(error)):
+        except BaseException as error:
+            if driver.has_ended and before is not None:
+                before.undo()
+            if not isinstance(error, Exception) or not (isinstance(error, AgentsException) or is_memoized(error)):
                 raise
             # The steps that led here are memoized: the next try would come to the same end.
             durable = non_retriable(error)
@@ -170,16 +253,16 @@ class DurableRunner(Runner):
         return DurableRunResult.of(result, journal.stats(starting_agent.name, result))
 
 
-def _check_step(step: Any, *, sync: bool) -> None:
-    how, other = (_HOW_SYNC, _HOW) if sync else (_HOW, _HOW_SYNC)
+def _check_step(step: Any, *, sync: bool, how: tuple[str, str] = (_HOW, _HOW_SYNC)) -> None:
+    shown, other = how[::-1] if sync else how
     if step is None:
-        raise TypeError(f"step is missing: pass the step of the Inngest function's context. Write: {how}")
+        raise TypeError(f"step is missing: pass the step of the Inngest function's context. Write: {shown}")
     wanted, unwanted = STEP_TYPES if not sync else STEP_TYPES[::-1]
     if isinstance(step, unwanted):
         kind = "an async" if sync else "a synchronous"
         raise TypeError(f"this step is of {kind} Inngest function. Write: {other}")
     if not isinstance(step, wanted):
-        raise TypeError(f"step must be the step of the Inngest function's context, not {step!r}. Write: {how}")
+        raise TypeError(f"step must be the step of the Inngest function's context, not {step!r}. Write: {shown}")
 
 
 def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import email.utils
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import openai
 from agents import ModelResponse
-from agents.exceptions import UserError
+from agents.exceptions import ModelTimeoutError, UserError
 from agents.models.interface import Model
 
 from inngest_agents import codec
@@ -51,6 +51,13 @@ async def _get_response_with_retry(original: Callable[..., Any], *, get_response
     return await get_response()
 
 
+@around("agents.run_internal.model_retry", "stream_response_with_retry", ("get_stream", "timeout"))
+def _stream_response_with_retry(original: Callable[..., Any], *, get_stream: Any, **kwargs: Any) -> Any:
+    if current_journal() is None:
+        return original(get_stream=get_stream, **kwargs)
+    return get_stream()
+
+
 class DurableModel(Model):
     """A model whose calls are steps of the durable run around them."""
 
@@ -82,11 +89,58 @@ class DurableModel(Model):
         journal = current_journal()
         if journal is None:
             return await self._inner.get_response(*args, **kwargs)
-        scope = current_scope()
-        settings = kwargs.get("model_settings", args[2] if len(args) > 2 else None)
-        timeout = getattr(settings, "timeout", None)
 
-        label = f"{scope.turn} model {scope.agent_name}"
+        async def call(_: StepScope) -> ModelResponse:
+            async with model_timeout(settings_of(args, kwargs)):
+                return await self._inner.get_response(*args, **kwargs)
+
+        response: ModelResponse = await self.step(
+            journal,
+            args,
+            kwargs,
+            call,
+            encode=codec.encode_response,
+            decode=codec.decode_response,
+            response_of=_itself,
+            value_of=_itself,
+        )
+        return response
+
+    def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """One call of the model, streamed live from inside its step; see `instrument.streaming`."""
+        if current_journal() is None:
+            return self._inner.stream_response(*args, **kwargs)
+        from inngest_agents.instrument.streaming import stream_turn
+
+        return stream_turn(self, self._inner, args, kwargs)
+
+    async def step(
+        self,
+        journal: Journal,
+        args: Any,
+        kwargs: Any,
+        call: Callable[[StepScope], Awaitable[Any]],
+        *,
+        encode: Callable[[Any], Any],
+        decode: Callable[[Any], Any],
+        response_of: Callable[[Any], ModelResponse],
+        value_of: Callable[[ModelResponse], Any],
+    ) -> Any:
+        """The step of one model call: admitted by the budget, recorded and priced.
+
+        Args:
+            journal: the durable run.
+            args, kwargs: what the SDK calls the model with.
+            call: the work; its value holds the response.
+            encode, decode: the value as JSON and back.
+            response_of: the response in a value.
+            value_of: the value for a response that the budget gives instead of the model.
+
+        Raises:
+            Exception: what the last attempt raised, with its type.
+        """
+        scope = current_scope()
+        label = model_label(scope)
         inputs = accounting.inputs_of(args, kwargs)
         admitted = await accounting.admit(
             journal,
@@ -94,22 +148,18 @@ class DurableModel(Model):
             model=self._inner,
             requested=self._requested,
             inputs=inputs,
-            max_output_tokens=getattr(settings, "max_tokens", None) or 0,
+            max_output_tokens=getattr(settings_of(args, kwargs), "max_tokens", None) or 0,
         )
         if isinstance(admitted, ModelResponse):
-            return admitted
+            return value_of(admitted)
 
         with accounting.collecting() as answer:
 
-            async def call(_: StepScope) -> ModelResponse:
-                async with asyncio.timeout(timeout):
-                    return await self._inner.get_response(*args, **kwargs)
-
-            async def record(made: StepRecord, response: ModelResponse) -> StepRecord:
+            async def record(made: StepRecord, value: Any) -> StepRecord:
                 return await accounting.account(
                     journal,
                     made,
-                    response,
+                    response_of(value),
                     model=self._inner,
                     requested=self._requested,
                     answer=answer,
@@ -117,14 +167,14 @@ class DurableModel(Model):
                 )
 
             try:
-                response: ModelResponse = await run_step(
+                value = await run_step(
                     journal,
                     label,
                     "model",
                     call,
                     name=self._requested,
-                    encode=codec.encode_response,
-                    decode=codec.decode_response,
+                    encode=encode,
+                    decode=decode,
                     record=record,
                     after_save=False,
                     is_final=is_final,
@@ -133,12 +183,39 @@ class DurableModel(Model):
             finally:
                 if admitted is not None and journal.ledger is not None:
                     journal.ledger.release(admitted)
-        _note_places(scope, response)
-        return response
+        _note_places(scope, response_of(value))
+        return value
 
-    def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        """Stream from the model; see `instrument.streaming`."""
-        return self._inner.stream_response(*args, **kwargs)
+
+def _itself(response: ModelResponse) -> ModelResponse:
+    return response
+
+
+def model_label(scope: Scope) -> str:
+    """The label of the model call of the turn under way: "2 model triage"."""
+    return f"{scope.turn} model {scope.agent_name}"
+
+
+def settings_of(args: Any, kwargs: Any) -> Any:
+    """The model settings among the arguments of a model call."""
+    return kwargs.get("model_settings", args[2] if len(args) > 2 else None)
+
+
+@contextlib.asynccontextmanager
+async def model_timeout(settings: Any) -> AsyncIterator[None]:
+    """End a model call as the SDK does when it takes longer than `ModelSettings.timeout`.
+
+    Raises:
+        ModelTimeoutError: it does.
+    """
+    seconds: float | None = getattr(settings, "timeout", None)
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if seconds is not None and limit.expired():
+            raise ModelTimeoutError(seconds) from error
+        raise
 
 
 def _requested_name(agent: Any, run_config: Any, model: Model) -> str:
@@ -163,6 +240,8 @@ def is_final(error: Exception) -> bool:
     """Whether a failed model call can never go better: a bad key, a bad request, wrong use of the SDK."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code in FINAL_STATUS_CODES
+    if getattr(error, "is_retriable", True) is False:
+        return True
     return isinstance(error, (UserError, TypeError, openai.OpenAIError)) and not isinstance(error, openai.APIError)
 
 

@@ -1,0 +1,334 @@
+"""Streamed model calls: the model speaks inside its step, and its events pass out of it live.
+
+On the first pass each event goes to the sink and to the SDK's loop (and so to whoever consumes the stream) while the
+step runs. What is stored is the last event, which holds the whole response. A memoized turn is not spoken again: the
+loop gets that last event alone, which is all that it needs to make the same run items.
+
+The last event goes to the loop only when the step is done, on the first pass too: then the run goes on from what is
+stored. A stream that breaks off or ends with a failure fails its step, so that the engine retries it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import pydantic
+from agents import HandoffOutputItem, ModelResponse, RunResultStreaming, Usage
+from agents.exceptions import ModelBehaviorError
+from agents.models.interface import Model
+from agents.stream_events import AgentUpdatedStreamEvent, RawResponsesStreamEvent, RunItemStreamEvent
+from openai.types.responses import Response, ResponseCompletedEvent, ResponseOutputItemDoneEvent
+
+from inngest_agents import _agents_sdk as sdk
+from inngest_agents import sinks
+from inngest_agents.codec import encode_item
+from inngest_agents.instrument import accounting
+from inngest_agents.instrument.runs import _usages
+from inngest_agents.instrument.sessions import durable_session, finish_session
+from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, current_step, inside_scope
+
+if TYPE_CHECKING:
+    from inngest_agents.instrument.model import DurableModel
+
+NESTED_GRACE_TURNS: Final = 20
+"""Turns of the event loop that the handler of a nested stream (`as_tool(on_stream=…)`) gets before its step ends."""
+
+_USAGE: Final = pydantic.TypeAdapter(Usage)
+_FAILED: Final = frozenset({"response.incomplete", "response.failed"})
+_ERRORS: Final = frozenset({"error", "response.error"})
+
+
+@dataclasses.dataclass(slots=True)
+class Turn:
+    """A streamed model call that is complete."""
+
+    event: ResponseCompletedEvent
+    response: ModelResponse
+
+
+def complete(event: ResponseCompletedEvent, done_items: list[Any]) -> Turn:
+    """The turn that a stream's last event makes, with the response as the SDK's loop would make it."""
+    response = event.response
+    if not response.output and done_items:
+        response.output = list(done_items)  # some backends send the items in their own events only
+    usage = (
+        sdk.usage_of_response(response.usage)
+        if response.usage
+        else Usage(requests=sdk.requests_without_usage(response))
+    )
+    return Turn(event, _model_response(response, usage, sdk.raw_usage_of_response(response)))
+
+
+def _model_response(response: Response, usage: Usage, raw_usage: dict[str, Any] | None) -> ModelResponse:
+    return ModelResponse(
+        output=response.output,
+        usage=usage,
+        response_id=response.id,
+        request_id=getattr(response, "_request_id", None),
+        raw_usage=raw_usage,
+    )
+
+
+def of_response(response: ModelResponse) -> Turn:
+    """The turn for a response that no model spoke (the budget's answer for the agent)."""
+    made = Response.construct(
+        id=response.response_id or "",
+        created_at=0.0,
+        model="",
+        object="response",
+        output=response.output,
+        parallel_tool_calls=False,
+        tool_choice="auto",
+        tools=[],
+        usage=None,
+    )
+    sdk.set_usage_of_response(made, response.usage, None)
+    event = ResponseCompletedEvent.construct(type="response.completed", response=made, sequence_number=0)
+    return Turn(event, response)
+
+
+def encode_turn(turn: Turn) -> dict[str, Any]:
+    """A turn as JSON: its last event, and what the SDK's adapters hang on it."""
+    encoded: dict[str, Any] = {
+        "event": encode_item(turn.event),
+        "usage": _USAGE.dump_python(turn.response.usage, mode="json"),
+    }
+    for field in ("request_id", "raw_usage"):
+        value = getattr(turn.response, field)
+        if value is not None:
+            encoded[field] = value
+    return encoded
+
+
+def decode_turn(value: Mapping[str, Any]) -> Turn:
+    """The turn that `encode_turn` stored."""
+    event = ResponseCompletedEvent.construct(**value["event"])
+    response = event.response
+    usage = _USAGE.validate_python(value["usage"])
+    raw_usage = value.get("raw_usage")
+    sdk.set_usage_of_response(response, usage, raw_usage)
+    if "request_id" in value:
+        object.__setattr__(response, "_request_id", value["request_id"])
+    return Turn(event, _model_response(response, usage, raw_usage))
+
+
+async def stream_turn(
+    model: DurableModel, inner: Model, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> AsyncGenerator[Any, None]:
+    """The events of one model call: live on the first pass; the last one alone on a replay.
+
+    Raises:
+        Exception: what the last attempt raised, with its type.
+    """
+    journal = current_journal()
+    assert journal is not None
+    live = _Live(journal, current_scope(), lambda: inner.stream_response(*args, **kwargs), args, kwargs)
+    answer = asyncio.ensure_future(
+        model.step(
+            journal,
+            args,
+            kwargs,
+            live.speak,
+            encode=encode_turn,
+            decode=decode_turn,
+            response_of=lambda turn: turn.response,
+            value_of=of_response,
+        )
+    )
+    answer.add_done_callback(live.close)
+    try:
+        while (event := await live.queue.get()) is not None:
+            yield event
+            live.queue.task_done()
+        try:
+            turn: Turn = await answer
+        except ModelBehaviorError as error:
+            sdk.raise_after_events(error)
+            raise
+        yield turn.event
+    finally:
+        if not answer.done():
+            answer.cancel()
+            await asyncio.wait((answer,))
+
+
+@sdk.around("agents.run_internal.run_loop", "start_streaming", ("streamed_result", "starting_agent", "session"))
+async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The whole loop of a streamed run, in the task that the SDK makes for it."""
+    journal = current_journal()
+    result: RunResultStreaming = kwargs["streamed_result"]
+    if journal is None:
+        step = current_step()
+        try:
+            return await original(*args, **kwargs)
+        finally:
+            if step is not None:
+                step.nested_usage.extend(_usages(result))
+    with inside_scope() as scope:
+        if scope.path:
+            sdk.tap_events(result, _NestedTap(journal, kwargs["starting_agent"]))
+        else:
+            sdk.tap_events(result, _OuterTap(journal, scope))
+        session = kwargs.get("session")
+        if session is not None:
+            kwargs["session"] = durable_session(journal, session)
+        try:
+            returned = await original(*args, **kwargs)
+        except Exception:
+            await finish_session(journal, session)
+            raise
+        await finish_session(journal, session)
+        journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)
+        return returned
+
+
+def _is_live(event: Any) -> bool:
+    """Whether an event comes from a model that speaks now; all others come again on each replay."""
+    return isinstance(event, RawResponsesStreamEvent) and not isinstance(event.data, ResponseCompletedEvent)
+
+
+class _OuterTap:
+    """Sends the events of the run itself to the sink, once, and marks for the consumer those that came before."""
+
+    def __init__(self, journal: Journal, scope: Scope) -> None:
+        self._journal = journal
+        self._scope = scope
+        self._numbers = itertools.count(1)
+
+    def __call__(self, put: Callable[[Any], None], event: Any) -> None:
+        if not _is_live(event):
+            sinks.mark_replayed(event, not self._journal.driver.makes_news)
+            if isinstance(event, (RunItemStreamEvent, AgentUpdatedStreamEvent)):
+                self._to_sink(event, next(self._numbers))
+        put(event)
+
+    def _to_sink(self, event: RunItemStreamEvent | AgentUpdatedStreamEvent, number: int) -> None:
+        from inngest_agents.instrument.model import model_label
+
+        journal, scope = self._journal, self._scope
+        if journal.sink is None or sinks.is_replayed(event):
+            return
+        agent = event.new_agent if isinstance(event, AgentUpdatedStreamEvent) else event.item.agent
+        journal.sink.put(
+            {
+                "type": event.type,
+                "id": f"{journal.name}#{number}",
+                "step_id": f"{journal.name}/{model_label(scope)}" if scope.turn else None,
+                "attempt": journal.driver.engine.attempt,
+                "agent": agent.name,
+                "path": [],
+                "event": sinks.semantic_event(event),
+            }
+        )
+
+
+class _NestedTap:
+    """Lets the handler of a nested stream (`as_tool(on_stream=…)`) see each event once, and not on each replay."""
+
+    def __init__(self, journal: Journal, starting_agent: Any) -> None:
+        self._journal = journal
+        self._starting_agent = starting_agent
+        self._held: AgentUpdatedStreamEvent | None = None
+
+    def __call__(self, put: Callable[[Any], None], event: Any) -> None:
+        is_old = not self._journal.driver.makes_news and not _is_live(event)
+        if isinstance(event, AgentUpdatedStreamEvent) and is_old:
+            # The SDK reads from this event which agent the next ones are of.
+            self._held = event if event.new_agent is not self._starting_agent else None
+        elif not is_old or not isinstance(event, (RawResponsesStreamEvent, RunItemStreamEvent)):
+            if self._held is not None:
+                put(self._held)
+                self._held = None
+            put(event)
+
+
+class _Live:
+    """The way out of a running step for the events of its model."""
+
+    def __init__(self, journal: Journal, scope: Scope, open_stream: Callable[[], Any], args: Any, kwargs: Any) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._journal = journal
+        self._scope = scope
+        self._open = open_stream
+        self._args, self._kwargs = args, kwargs
+
+    def close(self, _: object) -> None:
+        self.queue.put_nowait(None)
+
+    async def speak(self, step: StepScope) -> Turn:
+        """Run in the step: pass on what the model says, and give back the whole of it.
+
+        Raises:
+            ModelBehaviorError: the stream ended with a failure, or without an end.
+        """
+        from inngest_agents.instrument.model import model_timeout, settings_of
+
+        show = self._to_sink(step)
+        done_items: list[Any] = []
+        turn: Turn | None = None
+        async with model_timeout(settings_of(self._args, self._kwargs)):
+            stream = self._open()
+            async with contextlib.aclosing(stream) if hasattr(stream, "aclose") else contextlib.nullcontext():
+                async for event in stream:
+                    show(event)
+                    kind = getattr(event, "type", None)
+                    if isinstance(event, ResponseCompletedEvent):
+                        turn = complete(event, done_items)
+                        accounting.note(event.response)
+                        continue
+                    if kind in _FAILED or kind in _ERRORS:
+                        raise _failure(kind, event)
+                    if isinstance(event, ResponseOutputItemDoneEvent):
+                        done_items.append(event.item)
+                    self.queue.put_nowait(event)
+        if turn is None:
+            raise ModelBehaviorError("Model did not produce a final response!")
+        # The request may end with this step: what was said must have reached the consumer's queue before.
+        await self.queue.join()
+        for _ in range(NESTED_GRACE_TURNS if self._scope.path else 0):
+            await asyncio.sleep(0)
+        return turn
+
+    def _to_sink(self, step: StepScope) -> Callable[[Any], None]:
+        sink: sinks.SinkPump | None = self._journal.sink
+        if sink is None:
+            return lambda _: None
+        about = {
+            "step_id": step.step_id,
+            "attempt": step.attempt,
+            "agent": self._scope.agent_name,
+            "path": list(self._scope.names),
+        }
+        if step.attempt:
+            sink.put({"type": sinks.RETRY, "id": f"{step.step_id}#{step.attempt}", **about, "event": None})
+        numbers = itertools.count()
+
+        def show(event: Any) -> None:
+            number = next(numbers)
+            sink.put(
+                {
+                    "type": "raw_response_event",
+                    "id": f"{step.step_id}#{step.attempt}.{number}",
+                    **about,
+                    "index": number,
+                    "event": encode_item(event),
+                }
+            )
+
+        return show
+
+
+def _failure(kind: str, event: Any) -> Exception:
+    if kind in _ERRORS:
+        error: Exception = sdk.error_event_failure(kind, event)
+        return error
+    response = getattr(event, "response", None)
+    error = sdk.terminal_failure(kind, response if isinstance(response, Response) else None)
+    if kind == "response.incomplete":
+        error.is_retriable = False  # type: ignore[attr-defined]  # cut off by a limit or a filter: it would be again
+    return error

@@ -1,0 +1,221 @@
+"""The result of a streamed durable run.
+
+The SDK starts the loop of a streamed run at once, as a task of its own. But a durable run must be driven: where a request
+of the engine ends (after a step, without checkpointing), Inngest's interrupt has to leave from the user's own frame, and
+the only frame of the user that waits for a streamed run is the one that consumes it. So steps start only while
+`stream_events()` is consumed or `wait()` is awaited, and the interrupt comes out of there. A run that nobody consumes
+makes no step (a warning says so after a while); one whose consumer has left goes on when it is consumed again, and is
+stopped when the task that started it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from agents import RunResultStreaming, StreamEvent
+from agents.exceptions import AgentsException
+
+from inngest_agents.driver import Driver
+from inngest_agents.errors import is_memoized, non_retriable
+from inngest_agents.journal import Journal, inside_run
+from inngest_agents.result import json_output
+from inngest_agents.rewind import Rewind
+from inngest_agents.sinks import SinkPump
+from inngest_agents.stats.stats import RunStats
+
+__all__ = ["DurableRunResultStreaming"]
+
+logger = logging.getLogger("inngest_agents")
+
+
+class _Drive:
+    """What drives one streamed run: its driver, its journal, and the stream that its consumers share."""
+
+    def __init__(self, driver: Driver, journal: Journal, starting_agent: str, before: Rewind | None) -> None:
+        self.driver = driver
+        self.journal = journal
+        self.starting_agent = starting_agent
+        self.before = before
+        self.run: Any = None
+        self.events: AsyncIterator[StreamEvent] | None = None
+        """The SDK's stream: one for all consumers, so that a consumer that has left is not waited for."""
+        self.turn = asyncio.Lock()
+        self.consumers = 0
+        self.is_over = False
+        self.owner: asyncio.Task[Any] | None = asyncio.current_task()
+
+    def enter(self) -> None:
+        self.consumers += 1
+        self.driver.resume(self.run)
+
+    def leave(self) -> None:
+        self.consumers -= 1
+        if self.consumers == 0:
+            self.driver.pause(self.run)
+
+    async def conclude(self) -> None:
+        """The stream has ended: save and deliver what is left, and end the request if it is to end here.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: Inngest's own.
+        """
+        try:
+            await self.driver.conclude(self.run)
+        finally:
+            self.is_over = True
+            if self.driver.has_ended and self.before is not None:
+                self.before.undo()
+            if self.owner is not None:
+                self.owner.remove_done_callback(self.abandoned)
+            if self.journal.sink is not None:
+                await self.journal.sink.flush()
+
+    def abandoned(self, _: object) -> None:
+        """The task that started the run has ended, and the run has not."""
+        if self.is_over or self.driver.has_ended or self.run.inner.done():
+            return
+        logger.warning(
+            "the streamed durable run %r was not consumed to its end and is stopped. Consume result.stream_events(), "
+            "or write: await result.wait()",
+            self.journal.name,
+        )
+        self.driver.abandon(self.run)
+
+
+class DurableRunResultStreaming(RunResultStreaming):
+    """What `Runner.run_streamed` gives, plus what the run used.
+
+    The run goes on only while `stream_events()` is consumed or `wait()` is awaited; see the module's documentation.
+    """
+
+    _drive: _Drive | None
+
+    @property
+    def stats(self) -> RunStats:
+        """Tokens, dollars, durations and calls: an aggregation over the steps that have finished so far."""
+        if self._drive is None:
+            return RunStats()
+        return self._drive.journal.stats(self._drive.starting_agent, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`final_output` and `stats` as JSON; return it from the Inngest function to see both in the dashboard.
+
+        Raises:
+            RuntimeError: the run has not ended yet.
+        """
+        if not self.is_complete:
+            raise RuntimeError("the run has not ended: consume stream_events() first, or write: await result.wait()")
+        return {"final_output": json_output(self.final_output), "stats": self.stats.to_dict()}
+
+    async def wait(self) -> DurableRunResultStreaming:
+        """Drive the run to its end without looking at its events.
+
+        Returns:
+            This result, complete.
+
+        Raises:
+            Exception: see `stream_events`.
+        """
+        async for _ in self.stream_events():
+            pass
+        return self
+
+    async def stream_events(self) -> AsyncIterator[StreamEvent]:
+        """The SDK's events, and the drive of the run: see `RunResultStreaming.stream_events`.
+
+        Where the engine does not checkpoint, the function is called again for each step, and this yields the events of
+        all turns so far again: the run items and the last event of each model call, but not what the model said on the
+        way to it (`inngest_agents.sinks.is_replayed` tells these from new ones).
+
+        Raises:
+            Exception: what `Runner.run_streamed` would raise; at the same time an `inngest.NonRetriableError` where a
+                retry can never go better.
+        """
+        drive = self._drive
+        if drive is None or drive.is_over:
+            async for event in super().stream_events():
+                yield event
+            return
+        if drive.events is None:
+            drive.events = super().stream_events()
+        failure: Exception | None = None
+        drive.enter()
+        try:
+            while True:
+                try:
+                    async with drive.turn:
+                        event = await anext(drive.events)
+                except StopAsyncIteration:
+                    break
+                except Exception as error:  # noqa: BLE001  raised below, once the request's end was looked at
+                    failure = error
+                    break
+                yield event
+        finally:
+            drive.leave()
+        await drive.conclude()
+        if failure is not None:
+            raise _as_durable(failure)
+
+
+def _as_durable(error: Exception) -> Exception:
+    """An error of the loop; non-retriable if the steps that led to it are memoized, so that a retry ends the same."""
+    if isinstance(error, AgentsException) or is_memoized(error):
+        return non_retriable(error)
+    return error
+
+
+def start_streamed(
+    start: Callable[[], RunResultStreaming],
+    *,
+    driver: Driver,
+    journal: Journal,
+    starting_agent: str,
+    before: Rewind | None,
+) -> DurableRunResultStreaming:
+    """Start a streamed run under a journal.
+
+    Args:
+        start: calls the SDK's `run_streamed`.
+        driver: of the request.
+        journal: of the run.
+        starting_agent: the name of the agent.
+        before: undoes what the run changed in its input, if the request ends first.
+    """
+    options = journal.options
+    if options.stream is not None:
+        journal.sink = SinkPump(options.stream, run_id=journal.run_id)
+    drive = _Drive(driver, journal, starting_agent, before)
+    made: list[DurableRunResultStreaming] = []
+
+    def start_loop() -> asyncio.Task[Any]:
+        with inside_run(journal):
+            result = as_durable_result(start(), drive)
+        made.append(result)
+        assert result.run_loop_task is not None
+        return result.run_loop_task
+
+    drive.run = driver.attach(start_loop)
+    result = made[0]
+    drive.run.inner.add_done_callback(lambda _: _close(result))
+    if drive.owner is not None:
+        drive.owner.add_done_callback(drive.abandoned)
+    return result
+
+
+def _close(result: DurableRunResultStreaming) -> None:
+    """A loop that was cancelled before it began leaves its consumer waiting."""
+    if not result.is_complete and result.run_loop_task is not None and result.run_loop_task.cancelled():
+        result.cancel()
+
+
+def as_durable_result(result: RunResultStreaming, drive: _Drive | None) -> DurableRunResultStreaming:
+    """The SDK's own object as a durable result: its loop holds on to it, so it must stay the same one."""
+    durable: Any = result
+    durable.__class__ = DurableRunResultStreaming
+    durable._drive = drive  # noqa: SLF001
+    made: DurableRunResultStreaming = durable
+    return made
