@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import sqlite3
 import statistics
@@ -81,14 +80,21 @@ class Recorder:
         await self.app(scope, again, send)
 
 
+class Returned(NamedTuple):
+    """What the function returned, in which run of the engine."""
+
+    run_id: str
+    output: str
+
+
 @dataclass
 class Functions:
     """The Inngest function that runs the agent, and the server that serves it."""
 
     client: inngest.Inngest
     checkpoint: bool
-    ended: dict[str, asyncio.Event] = field(default_factory=dict)
-    """Set when the function returned, by run, so that nobody has to ask the engine all the time."""
+    ended: dict[str, asyncio.Future[Returned]] = field(default_factory=dict)
+    """By prompt, so that nobody has to ask the engine all the time."""
 
     def __post_init__(self) -> None:
         agent = workloads.make_agent()
@@ -98,16 +104,19 @@ class Functions:
         async def run_agent(ctx: inngest.Context) -> str:
             prompt = str(ctx.event.data["prompt"])
             result = await DurableRunner.run(agent, prompt, step=ctx.step, options=options, **workloads.run_options())
-            self.event(prompt).set()
+            ended = self.ended.pop(prompt, None)
+            if ended is not None and not ended.done():
+                ended.set_result(Returned(ctx.run_id, str(result.final_output)))
             return str(result.final_output)
 
         app = FastAPI()
         inngest.fast_api.serve(app, self.client, [run_agent])
         self.recorder = Recorder(app)
 
-    def event(self, prompt: str) -> asyncio.Event:
-        """What is set when the run of this prompt returns."""
-        return self.ended.setdefault(json.loads(prompt)["run"], asyncio.Event())
+    def ended_as(self, prompt: str) -> asyncio.Future[Returned]:
+        """What the run of this prompt returned, as soon as it did."""
+        self.ended[prompt] = asyncio.get_running_loop().create_future()
+        return self.ended[prompt]
 
     async def serve(self) -> str:
         """Serve on a free port; gives the URL."""
@@ -151,11 +160,11 @@ class Embedded:
 
     async def run(self, prompt: str) -> str:
         """Send the event and wait for the run that it starts."""
-        ended = self.functions.event(prompt)
-        run_id = await asyncio.to_thread(self.engine.send, EVENT, {"prompt": prompt})
-        self._runs[prompt] = run_id
-        await asyncio.wait_for(ended.wait(), LIMIT)
-        run = await self.engine.wait_async(run_id, LIMIT)
+        ended = self.functions.ended_as(prompt)
+        await asyncio.to_thread(self.engine.send_event, EVENT, {"prompt": prompt})
+        returned = await asyncio.wait_for(ended, LIMIT)
+        self._runs[prompt] = returned.run_id
+        run = await self.engine.wait_async(returned.run_id, LIMIT)
         return str(run.output)
 
     async def stop(self) -> None:
@@ -215,26 +224,28 @@ class DevServer:
 
     async def run(self, prompt: str) -> str:
         """Send the event and wait for the run that it starts."""
-        ended = self.functions.event(prompt)
+        ended = self.functions.ended_as(prompt)
         message = {"id": uuid.uuid4().hex, "name": EVENT, "data": {"prompt": prompt}}
         answer = await self.http.post("/e/bench", json=message)
         answer.raise_for_status()
-        event = answer.json()["ids"][0]
-        await asyncio.wait_for(ended.wait(), LIMIT)
-        return await self._result(event)
+        returned = await asyncio.wait_for(ended, LIMIT)
+        await self._completed(returned.run_id)
+        return returned.output
 
-    async def _result(self, event: str) -> str:
+    async def _completed(self, run_id: str) -> None:
         """Ask until the run is over; the function has returned already."""
-        until = time.monotonic() + LIMIT
+        # Over GraphQL, because the REST API gives the same answer for seconds, and both show the output later.
+        query = {"query": "query ($id: String!) { run(runID: $id) { status } }", "variables": {"id": run_id}}
+        until, pause = time.monotonic() + LIMIT, 0.002
         while time.monotonic() < until:
-            answer = await self.http.get(f"/v1/events/{event}/runs")
-            runs = answer.json().get("data") or [] if answer.is_success else []
-            # The output comes a moment after the status.
-            if runs and runs[0]["status"] == "Completed" and "output" in runs[0]:
-                return str(runs[0]["output"])
-            if runs and runs[0]["status"] in ("Failed", "Cancelled"):
-                raise RuntimeError(f"the run ended as {runs[0]['status']}: {runs[0].get('output')}")
-            await asyncio.sleep(0.005)
+            answer = await self.http.post("/v0/gql", json=query)
+            run = (answer.json().get("data") or {}).get("run") or {}
+            if run.get("status") == "COMPLETED":
+                return
+            if run.get("status") in ("FAILED", "CANCELLED"):
+                raise RuntimeError(f"the run ended as {run['status']}")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, 0.5)
         raise TimeoutError("the run did not end")
 
     async def stop(self) -> None:
