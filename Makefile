@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PROMPT ?=
+MODEL ?=
+export PROMPT MODEL
 OPTIONS ?=
 
 .PHONY: demo test lint types check bench bench-peers bench-setup setup clean
@@ -17,7 +19,7 @@ $(VENV)/.ready: pyproject.toml uv.lock
 	touch $@
 
 demo: setup
-	$(BIN)/python -m inngest_agents.demo $(if $(PROMPT),"$(PROMPT)")
+	$(BIN)/python -m inngest_agents.demo $(if $(MODEL),--model "$$MODEL") $(if $(PROMPT),-- "$$PROMPT")
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,15 @@ class Executions:
     """The log, in a SQLite file that several processes share.
 
     Args:
-        path: the file; made if it is missing.
+        path: the file; made when it is first used.
+        prepare: makes what else is in the file, when it is first used.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, prepare: Callable[[sqlite3.Connection], None] = lambda _: None) -> None:
         self.path = str(path)
-        with self.connection() as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(_SCHEMA)
+        self._prepare = prepare
+        self._ready = False
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
@@ -67,6 +69,12 @@ class Executions:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
         connection.row_factory = sqlite3.Row
         try:
+            with self._lock:
+                if not self._ready:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                    connection.execute(_SCHEMA)
+                    self._prepare(connection)
+                    self._ready = True
             yield connection
         finally:
             connection.close()

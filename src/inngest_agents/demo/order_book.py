@@ -80,20 +80,13 @@ class OrderBook:
     """The books of the shop.
 
     Args:
-        path: the SQLite file; made and filled if it is missing.
+        path: the SQLite file; made and filled when it is first used.
         pace: how slow the other ends of the line are; 0 for tests, 1 for people who watch.
     """
 
     def __init__(self, path: str | Path, *, pace: float = 1.0) -> None:
-        self.executions = Executions(path)
+        self.executions = Executions(path, _fill)
         self.pace = pace
-        with self.executions.connection() as connection:
-            connection.executescript(_SCHEMA)
-            connection.execute("BEGIN IMMEDIATE")
-            products = [(name, cents, stock) for name, (cents, stock) in CATALOGUE.items()]
-            connection.executemany("INSERT OR IGNORE INTO products VALUES (?, ?, ?)", products)
-            connection.executemany("INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, NULL)", _ORDERS)
-            connection.execute("COMMIT")
 
     @classmethod
     def from_env(cls) -> OrderBook:
@@ -251,6 +244,15 @@ class OrderBook:
             raise ValueError(f"no table {table!r}")
         with self.executions.connection() as connection:
             return [dict(row) for row in connection.execute(f"SELECT * FROM {table}").fetchall()]  # noqa: S608
+
+
+def _fill(connection: sqlite3.Connection) -> None:
+    connection.executescript(_SCHEMA)
+    connection.execute("BEGIN IMMEDIATE")
+    products = [(name, cents, stock) for name, (cents, stock) in CATALOGUE.items()]
+    connection.executemany("INSERT OR IGNORE INTO products VALUES (?, ?, ?)", products)
+    connection.executemany("INSERT OR IGNORE INTO orders VALUES (?, ?, ?, ?, ?, NULL)", _ORDERS)
+    connection.execute("COMMIT")
 
 
 def money(cents: int) -> str:
