@@ -372,3 +372,26 @@ def remember_mcp_tools(server: Any, tools: list[Any]) -> None:
     """Let a server that was listed in an earlier request check the arguments of calls as if it was listed now."""
     if getattr(server, "_tools_list", tools) is None:
         server._tools_list, server._cache_dirty = tools, False
+
+
+# agent_tool_state.py: where the SDK keeps the interrupted runs of agent tools, by the call, within the scope of a run.
+agent_tool_scope: Final[Callable[[Any], str | None]] = name("agents.agent_tool_state", "get_agent_tool_state_scope")
+_record_agent_tool_result: Final[Any] = name("agents.agent_tool_state", "record_agent_tool_run_result")
+_drop_agent_tool_result: Final[Any] = name("agents.agent_tool_state", "_drop_agent_tool_run_result")
+_agent_tool_results: Final[dict[Any, Any]] = name("agents.agent_tool_state", "_agent_tool_run_results_by_obj")
+_agent_tool_calls: Final[dict[int, Any]] = name("agents.agent_tool_state", "_agent_tool_call_refs_by_obj")
+
+
+def agent_tool_results(scope: str) -> list[tuple[Any, Any]]:
+    """The interrupted runs of agent tools in a scope: the tool call, and the run's result."""
+    found = [(_agent_tool_calls[key[1]](), result) for key, result in _agent_tool_results.items() if key[0] == scope]
+    return [(call, result) for call, result in found if call is not None]
+
+
+def set_agent_tool_results(scope: str, results: list[tuple[Any, Any]]) -> None:
+    """Make these, and no others, the interrupted runs in a scope."""
+    for key in [key for key in _agent_tool_results if key[0] == scope]:
+        del _agent_tool_results[key]
+        _drop_agent_tool_result(key)
+    for call, result in results:
+        _record_agent_tool_result(call, result, scope_id=scope)

@@ -11,6 +11,7 @@ where it is done; the order of the calls plays no part wherever calls can be con
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents._inngest_sdk import hash_step_id
+from inngest_agents.resources import restore_resources, use_resources
 
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger
@@ -39,6 +41,8 @@ class StepScope:
     idempotency_key: str
     attempt: int
     nested_usage: list[UsageRecord] = dataclasses.field(default_factory=list)
+    added_usage: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
+    """What was added to which `Usage` of the SDK."""
     maybe_repeated: bool = False
     """Whether an earlier attempt may have been cut off in mid-work: only the first new steps of a request can."""
 
@@ -169,6 +173,12 @@ class Journal:
             self.add_record(record)
         return payload
 
+    async def fail(self, error: Exception) -> None:
+        """End the run with an error that the SDK must not see; comes back only where no loop of the SDK is around."""
+        if self._driven:
+            self.driver.fail(error)
+            await asyncio.get_running_loop().create_future()  # until the driver cancels the loop
+
     def add_record(self, record: dict[str, Any]) -> None:
         """Note what a finished step used."""
         self.records.append(record)
@@ -226,11 +236,22 @@ def idempotency_key() -> str:
 @contextmanager
 def inside_run(journal: Journal) -> Iterator[None]:
     """Make `journal` the one that the seams find."""
-    token = _journal.set(journal)
+    token, resources_token = _journal.set(journal), use_resources(journal.driver.resources)
     try:
         yield
     finally:
         _journal.reset(token)
+        restore_resources(resources_token)
+
+
+@contextmanager
+def outermost_scope() -> Iterator[None]:
+    """Ask for a step of the run itself, whichever of its loops needs it."""
+    token = _scope.set(Scope(path="", names=()))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
 
 
 @contextmanager

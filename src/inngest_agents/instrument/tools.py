@@ -90,18 +90,18 @@ async def _step(journal: Journal, label: str, function_tool: Any, context: Any, 
             raise ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=timeout)
         return task.result()
 
-    options = journal.options.for_tool(function_tool, function_tool.name)
+    options, kind = journal.options.for_tool(function_tool, function_tool.name), _kind(function_tool)
     return await run_step(
         journal,
         label,
-        _kind(function_tool),
+        kind,
         call,
         name=function_tool.name,
         call_id=context.tool_call_id,
         extra=lambda: sdk.custom_data(context),
         restore=lambda data: sdk.set_custom_data(context, data),
         max_attempts=options.max_attempts,
-        is_final=is_final,
+        is_final=_mcp_is_final if kind == "mcp" else is_final,
         inputs=arguments,
     )
 
@@ -123,6 +123,13 @@ def is_final(error: Exception) -> bool:
     return isinstance(error, (ModelBehaviorError, UserError)) or (
         isinstance(error, AgentsException) and not isinstance(error, ToolTimeoutError)
     )
+
+
+def _mcp_is_final(error: Exception) -> bool:
+    """Whether a failed call of an MCP tool can never go better. The SDK wraps transport errors in its own, too."""
+    if isinstance(error, UserError):
+        return "missing required parameters" in str(error)
+    return isinstance(error, ModelBehaviorError)
 
 
 def tool_label(name: str, call_id: str) -> str:
