@@ -24,6 +24,8 @@ import contextlib
 import logging
 import os
 import socket
+import sqlite3
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,8 +122,13 @@ class Executor:
             await asyncio.gather(beat, *self._tasks, return_exceptions=True)
 
     def _claim(self) -> list[Job]:
-        due, now = self._store.next_due(), self._clock.now()
-        return [] if due is None or due > now else self._store.claim(self.id, now)
+        try:
+            due, now = self._store.next_due(), self._clock.now()
+            return [] if due is None or due > now else self._store.claim(self.id, now)
+        except sqlite3.OperationalError as error:
+            # Somebody else holds the file for long; the jobs stay due.
+            logger.warning("can't claim jobs now: %s", error)
+            return []
 
     async def _wait_for_work(self) -> None:
         """Until `wake` is called or the next job falls due. A job that is held back by a concurrency limit is
@@ -136,14 +143,19 @@ class Executor:
 
     async def _beat(self) -> None:
         while True:
-            if not self._store.heartbeat(self.id):
-                logger.warning(
-                    "this engine was taken for dead (was the process suspended?); its requests go on elsewhere"
-                )
-                self._store.join(self.id)
-            if self._store.bury():
-                self.wake()
+            try:
+                self._show_life()
+            except sqlite3.OperationalError as error:
+                logger.warning("can't write a heartbeat now: %s", error)
+            await asyncio.to_thread(self._store.tidy)
             await asyncio.sleep(POLL_SECONDS)
+
+    def _show_life(self) -> None:
+        if not self._store.heartbeat(self.id):
+            logger.warning("this engine was taken for dead (was the process suspended?); its requests go on elsewhere")
+            self._store.join(self.id)
+        if self._store.bury():
+            self.wake()
 
     # Jobs -----------------------------------------------------------------------------------------------------
 
@@ -296,9 +308,11 @@ class Executor:
     def _retry_at(self, job: Job, response: AppResponse | AppError | None) -> int:
         now = self._clock.now()
         if isinstance(response, AppResponse):
-            at = parse_retry_after(response.headers.get("retry-after"), now)
+            # A date in the header is by the real clock, which the engine's own may be ahead of.
+            real = time.time_ns()
+            at = parse_retry_after(response.headers.get("retry-after"), real)
             if at is not None:
-                return at
+                return now + at - real
         return now + int(self._backoff(job.attempt) * SECOND)
 
     def _carry_out(self, answer: Answer, response: AppResponse | AppError) -> bool | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from . import expressions, protocol
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .events import EventRouter
-    from .models import Job, Request, RunState
+    from .models import Job, Request, RunState, StepRecord
     from .store import Store
     from .times import Clock
 
@@ -349,19 +350,18 @@ _HANDLERS: Final[dict[str, Callable[[OpcodeHandler, Answer, Opcode, str | None],
 }
 
 
-def _timed(record: Any, answer: Answer, now: int) -> Any:
+def _timed(record: StepRecord, answer: Answer, now: int) -> StepRecord:
     """A step without timing of its own took from the start of its request until now."""
-    import dataclasses
-
     if record.started_ns is not None:
         return record
-    return dataclasses.replace(record, started_ns=answer.request.started_ns, ended_ns=now)
+    return replace(record, started_ns=answer.request.started_ns, ended_ns=now)
 
 
 def _sleep_until(text: str, now: int) -> int:
     try:
         if re.match(r"\d{4}-\d\d-\d\d", text):
-            return max(now, parse_date(text))
+            # The SDK adds the duration to the real clock, which the engine's own may be ahead of.
+            return now + max(0, parse_date(text) - time.time_ns())
         return now + (parse_duration(text) if text else 0)
     except ValueError as error:
         raise protocol.OpcodeError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 import socket
 import threading
 import time
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import inngest
     from starlette.types import ASGIApp
+
+logger = logging.getLogger("inngest_agents.local")
 
 
 class ThreadedServer:
@@ -86,13 +88,14 @@ class ThreadedServer:
     async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
         self.loop = asyncio.get_running_loop()
         beside = None if self._beside is None else asyncio.create_task(self._beside())
+        if beside is not None:
+            beside.add_done_callback(lambda task: _stop_on_failure(task, server))
         try:
             await server.serve(sockets=[listener])
         finally:
             if beside is not None:
                 beside.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await beside
+                await asyncio.wait([beside])
             listener.close()
 
     def stop(self, *, force: bool = False) -> None:
@@ -103,6 +106,12 @@ class ThreadedServer:
         self._server.force_exit = force
         self._thread.join(10)
         self._server = self._thread = self.loop = None
+
+
+def _stop_on_failure(task: asyncio.Task[None], server: uvicorn.Server) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("the engine failed and stops", exc_info=task.exception())
+        server.should_exit = True
 
 
 def functions_app(client: inngest.Inngest, functions: Sequence[inngest.Function[Any]]) -> ASGIApp:

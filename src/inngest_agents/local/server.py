@@ -133,7 +133,7 @@ class EngineServer:
         job_id = protocol.parse_queue_ref(message.get("qi_id"))
         now = self._executor.now()
         with self._store.transaction():
-            live, state_size, generation = self._store.dispatch_of(run_id, job_id)
+            live, state_size, generation, attempt = self._store.dispatch_of(run_id, job_id)
             if not live:
                 raise _RefusedError(404, "run not found, or it has ended")
             expected = message.get("generation_id")
@@ -146,7 +146,7 @@ class EngineServer:
                     self._store.report_step(run_id, record, now)
                 else:
                     self._store.save_step(run_id, record, now)
-            if job_id is not None:
+            if job_id is not None and attempt:
                 self._store.reset_attempts(job_id)
 
     def _authorize(self, header: str) -> None:

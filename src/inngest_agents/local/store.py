@@ -148,6 +148,8 @@ class Store:
         self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute(f"PRAGMA synchronous = {synchronous}")
+        # The log is moved into the file by `tidy`, on a thread; doing it inside a commit stalls a save for 10 ms.
+        self._db.execute("PRAGMA wal_autocheckpoint = 20000")
         with self.transaction():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version not in (0, SCHEMA_VERSION):
@@ -162,6 +164,15 @@ class Store:
         """Close the connection. The store can't be used afterwards."""
         with self._lock:
             self._db.close()
+
+    def tidy(self) -> None:
+        """Move the write-ahead log into the file. Slow (it waits for the disk), and safe on any thread."""
+        # A connection of its own: on ours it would hold the lock that every save needs. If it fails, the next may do.
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(self.path, timeout=0)) as db,
+        ):
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -430,17 +441,17 @@ class Store:
         """Whether a parallel plan of the run has steps that have not ended."""
         return self._one("SELECT 1 FROM pending WHERE run_id = ? LIMIT 1", run_id) is not None
 
-    def dispatch_of(self, run_id: str, job_id: int | None) -> tuple[bool, int, int | None]:
-        """What a checkpoint must know: whether the run is live, its state size in characters, and the generation of
-        the job if it is claimed (None otherwise: its request was answered, or it waits for its next one).
+    def dispatch_of(self, run_id: str, job_id: int | None) -> tuple[bool, int, int | None, int]:
+        """What a checkpoint must know: whether the run is live, its state size in characters, and the generation (and
+        stored attempt) of the job if it is claimed. None otherwise: its request was answered, or is still to be sent.
         """
         row = self._one(
-            "SELECT runs.ended_ns IS NULL, state_size, generation FROM runs LEFT JOIN jobs"
+            "SELECT runs.ended_ns IS NULL, state_size, generation, coalesce(attempt, 0) FROM runs LEFT JOIN jobs"
             " ON jobs.id = ? AND jobs.run_id = runs.id AND jobs.done = 0 AND owner IS NOT NULL WHERE runs.id = ?",
             job_id,
             run_id,
         )
-        return (False, 0, None) if row is None else (bool(row[0]), row[1], row[2])
+        return (False, 0, None, 0) if row is None else (bool(row[0]), row[1], row[2], row[3])
 
     # Jobs ----------------------------------------------------------------------------------------------------
 
@@ -537,7 +548,7 @@ class Store:
 
     def reset_attempts(self, job_id: int) -> None:
         """Set a claimed job's stored attempt to 0 (a checkpoint does; see `server`)."""
-        self._db.execute("UPDATE jobs SET attempt = 0 WHERE id = ? AND attempt != 0", (job_id,))
+        self._db.execute("UPDATE jobs SET attempt = 0 WHERE id = ?", (job_id,))
 
     def drop_job(self, run_id: str, key: str) -> None:
         """Mark a job that has become needless as done."""

@@ -137,7 +137,7 @@ def test_the_end_of_a_run_drops_what_was_to_be_done(store: Store) -> None:
     run = store.run("R")
     assert run is not None
     assert (run.status, run.output, run.error, run.ended_ns) == ("Completed", [1], None, 9)
-    assert store.dispatch_of("R", 1) == (False, 0, None)
+    assert store.dispatch_of("R", 1) == (False, 0, None, 0)
 
 
 def test_waits_expire_and_do_not_take_the_event_that_started_them(store: Store) -> None:
