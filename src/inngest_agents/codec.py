@@ -251,6 +251,16 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     return encoded
 
 
+def encode_usage(usage: Usage) -> Any:
+    """A usage of the SDK as JSON."""
+    return _USAGE_ADAPTER.dump_python(usage, mode="json")
+
+
+def decode_usage(value: Any) -> Usage:
+    """The usage that `encode_usage` stored."""
+    return _USAGE_ADAPTER.validate_python(value)
+
+
 def decode_response(value: Mapping[str, Any]) -> ModelResponse:
     """The response that `encode_response` stored."""
     output: list[Any] = list(_Output.construct(output=value["output"]).output)

@@ -469,6 +469,10 @@ class Driver:
                 asked.task.cancel()
         self._conclude_with(sdk.end_quietly())
 
+    def fail(self, error: Exception) -> None:
+        """End the run with an error that the SDK must not see, as it would tell it to the model as a tool's failure."""
+        self._conclude_with(error)
+
     def _conclude_with(self, end: BaseException) -> None:
         if self._stopping is None:
             self._stopping = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -80,6 +80,13 @@ class DurableOptions:
     estimate_tokens: bool = True
     """Count tokens offline where the provider gives no usage; the record says `estimated`."""
 
+    context_encode: Callable[[Any], Any] | None = None
+    """Makes JSON of all that tools, hooks and guardrails may change in the user's context object. By default its fields
+    are looked at (dict, dataclass, pydantic model, plain object). To be given together with `context_decode`."""
+
+    context_decode: Callable[[Any, Any], None] | None = None
+    """Gets the context object and JSON that `context_encode` has made, and makes the object so, in place."""
+
     session_writes: Literal["end", "turn"] = "end"
     """When the items of a run are written to its session: in one step when the run ends, fails or is interrupted, or in
     a step for the input and one for each turn. Take "turn" if tools read the session by themselves in mid-run."""
@@ -92,6 +99,10 @@ class DurableOptions:
     divergence: Literal["error", "warn"] = "error"
     """What happens when a replay asks for another step than was remembered, or leaves memos unused: fail the run with a
     `DivergenceError`, or log a warning and go on with what was remembered."""
+
+    def __post_init__(self) -> None:
+        if (self.context_encode is None) != (self.context_decode is None):
+            raise ValueError("context_encode and context_decode belong together: give both or none")
 
     def for_tool(self, tool: Any, name: str) -> ToolOptions:
         """The options of one tool."""

@@ -8,7 +8,8 @@ from typing import Any
 
 from inngest_agents import codec
 from inngest_agents._inngest_sdk import hash_step_id
-from inngest_agents.errors import qualified_name
+from inngest_agents.context import StepContext
+from inngest_agents.errors import ContextConflictError, qualified_name
 from inngest_agents.journal import (
     SCHEMA_VERSION,
     Journal,
@@ -78,9 +79,11 @@ async def run_step(
         call_id=call_id,
     )
 
+    carried = StepContext(journal, context, step_id) if context is not None else None
+
     async def run(step: StepScope) -> dict[str, Any]:
         started, start = time.time(), time.perf_counter()
-        value = await call(step)
+        value, changes = await _call(call, step, carried)
         made = StepRecord(
             **{
                 **_fields(base),
@@ -98,6 +101,8 @@ async def run_step(
         more = extra() if extra is not None else None
         if more:
             stored["extra"] = more
+        if changes:
+            stored["context"] = changes
         stored["record"] = made.to_dict()
         return stored
 
@@ -114,13 +119,37 @@ async def run_step(
     )
     try:
         stored = await journal.step(request)
+    except ContextConflictError as error:
+        await journal.fail(error)
+        raise
     except Exception as error:
         failed = ErrorRecord(qualified_name(error), str(error))
         journal.add_record(StepRecord(**{**_fields(base), "error": failed}).to_dict())
         raise
+    if carried is not None and "context" in stored:
+        try:
+            await carried.apply(stored["context"])
+        except ContextConflictError as error:
+            await journal.fail(error)
+            raise
     if restore is not None and "extra" in stored:
         restore(stored["extra"])
     return decode(stored["output"])
+
+
+async def _call(
+    call: Callable[[StepScope], Awaitable[Any]], step: StepScope, carried: StepContext | None
+) -> tuple[Any, dict[str, Any] | None]:
+    """What the work returned, and what it changed in the user's context."""
+    if carried is None:
+        return await call(step), None
+    carried.begin()
+    try:
+        value = await call(step)
+    except BaseException:
+        carried.abandon()
+        raise
+    return value, carried.end(step)
 
 
 async def priced(journal: Journal, record: StepRecord) -> StepRecord:

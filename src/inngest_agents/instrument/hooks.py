@@ -181,9 +181,9 @@ _CARRIED: Final[dict[str, type[_Carried]]] = {"on_llm_start": _CarriedInput, "on
 
 def _shape(agent: Any) -> list[Any]:
     """What an agent consists of, by identity; lists by their items."""
+    values = {name: agent.__dict__.get(name) for name in agent.__dataclass_fields__}
     return [
-        (name, [id(item) for item in value] if isinstance(value, list) else id(value))
-        for name, value in vars(agent).items()
+        (name, [id(item) for item in value] if isinstance(value, list) else id(value)) for name, value in values.items()
     ]
 
 

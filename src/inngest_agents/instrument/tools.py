@@ -103,6 +103,7 @@ async def _step(journal: Journal, label: str, function_tool: Any, context: Any, 
         max_attempts=options.max_attempts,
         is_final=_mcp_is_final if kind == "mcp" else is_final,
         inputs=arguments,
+        context=context,
     )
 
 
@@ -157,7 +158,9 @@ async def _failure_text(
     async def call(_: StepScope) -> Any:
         return list(await make())
 
-    text, was_default = await run_step(journal, f"{label} error text", "other", call, name=function_tool.name)
+    text, was_default = await run_step(
+        journal, f"{label} error text", "other", call, name=function_tool.name, context=context
+    )
     return text, was_default
 
 
@@ -173,5 +176,5 @@ async def _timed_out(journal: Journal, label: str, function_tool: Any, context: 
     async def call(_: StepScope) -> Any:
         return await _awaited(make_text(context, error))
 
-    text = await run_step(journal, f"{label} timeout text", "other", call, name=function_tool.name)
+    text = await run_step(journal, f"{label} timeout text", "other", call, name=function_tool.name, context=context)
     return sdk.InvocationResult(text)
