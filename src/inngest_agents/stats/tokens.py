@@ -242,7 +242,19 @@ def _count(model: str, texts: Iterable[str], extra: int) -> TokenCount:
 
 # What says how to read an item and is not read by the model.
 _SILENT_KEYS: Final = frozenset(
-    {"type", "id", "call_id", "status", "role", "object", "annotations", "logprobs", "encrypted_content", "detail"},
+    {
+        "type",
+        "id",
+        "provider_data",
+        "call_id",
+        "status",
+        "role",
+        "object",
+        "annotations",
+        "logprobs",
+        "encrypted_content",
+        "detail",
+    },
 )
 
 
