@@ -54,6 +54,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="only the rows whose names have one of these words (a,b)")
     parser.add_argument("--repeats", type=int, default=0, help="how often each workload is run (5, quick: 2)")
     parser.add_argument("--out", default="benchmarks/results", help="directory for the results")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the concurrent runs, which take longest")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--from", dest="source", default="", help="a results.json to print again")
     return parser.parse_args()
@@ -64,7 +65,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     plan = Plan(
         workloads=[w for w in INSTANT if not options.quick or w.turns <= 100] + [REALISTIC] * (not options.quick),
         repeats=options.repeats or (2 if options.quick else 5),
-        memory_rounds=2 if options.quick else 10,
+        memory_rounds=0 if options.no_memory else 2 if options.quick else 10,
         memory_runs=100 if options.quick else 1000,
         budget_s=60 if options.quick else 600,
     )

@@ -24,6 +24,15 @@ class Pair(NamedTuple):
     durable: Sample
 
 
+class State(NamedTuple):
+    """What an engine keeps of a run."""
+
+    bytes: int
+    json: int
+    """The JSON of what the model and the tools answered, by itself."""
+    steps: int
+
+
 class Spread(NamedTuple):
     """The median of some measurements, and their range."""
 
@@ -46,8 +55,8 @@ class Row:
     durability: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     pairs: dict[str, list[Pair]] = field(default_factory=dict)
-    state: dict[str, tuple[int, int]] = field(default_factory=dict)
-    """Bytes kept, and bytes of what the model and the tools answered, by workload."""
+    state: dict[str, State] = field(default_factory=dict)
+    """By workload."""
     memory: list[dict[str, Any]] = field(default_factory=list)
     extras: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """What only some rows can be asked for, by kind."""
@@ -72,7 +81,7 @@ def collect(name: str, lines: Iterable[dict[str, Any]]) -> Row:
             else:
                 row.pairs.setdefault(workload, []).append(Pair(waiting.pop((workload, repeat)), found))
         elif kind == "state":
-            row.state[values["workload"]] = (values["bytes"], values["json"])
+            row.state[values.pop("workload")] = State(**values)
         elif kind == "memory":
             row.memory.append(values)
         elif kind == "failed":

@@ -78,7 +78,7 @@ OURS = (
         "DurableRunner, embedded engine, standard",
         "benchmarks.rows.durable",
         "embedded-standard",
-        longest=100,
+        longest=50,
         extras=True,
     ),
     Entry("DurableRunner, Inngest dev server", "benchmarks.rows.durable", "server", server=inngest, memory=True),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import ledger
-from .workloads import Workload, make_agent, run_options
+from .workloads import LARGE, Workload, make_agent, run_options
 
 
 class Contender(Protocol):
@@ -147,6 +147,10 @@ async def measure(contender: Contender, plan: Plan) -> None:
         began = time.monotonic()
         for workload in plan.workloads:
             await _compare(contender, workload, plan, began + plan.budget_s)
+        if plan.workloads:
+            prompt = LARGE.prompt(uuid.uuid4().hex[:12])
+            await contender.run(prompt)
+            await _state(contender, LARGE, prompt)
         if plan.extras:
             await contender.extras()  # type: ignore[attr-defined]  # only rows that the line-up asks for have it
         for number in range(plan.memory_rounds):
@@ -166,9 +170,14 @@ async def _compare(contender: Contender, workload: Workload, plan: Plan, until: 
             values = {k: v for k, v in asdict(last).items() if k != "prompt"}
             emit("sample", workload=workload.name, mode=mode, repeat=repeat, **values)
     if last is not None:
-        held = await contender.state(last.prompt)
-        if held is not None:
-            emit("state", workload=workload.name, bytes=held, json=await output_bytes(workload))
+        await _state(contender, workload, last.prompt)
+
+
+async def _state(contender: Contender, workload: Workload, prompt: str) -> None:
+    """Compare what the engine keeps of a run with what the model and the tools answered."""
+    held = await contender.state(prompt)
+    if held is not None:
+        emit("state", workload=workload.name, bytes=held, json=await output_bytes(workload), steps=workload.steps)
 
 
 async def _memory(contender: Contender, number: int, runs: int) -> None:

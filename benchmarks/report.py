@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import figures
-from .workloads import INSTANT, REALISTIC
+from .workloads import INSTANT, LARGE, LENGTHS, PAYLOAD, REALISTIC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +47,14 @@ class Table:
 def tables(rows: Sequence[Row], machine: str) -> list[Table]:
     """All tables of a run."""
     measured = [row for row in rows if row.pairs]
-    found = [_steps(measured), _summary(measured), _walls(measured), _replays(measured), _memory(measured)]
+    found = [
+        _steps(measured),
+        _summary(measured),
+        _walls(measured),
+        _replays(measured),
+        _state(measured),
+        _memory(measured),
+    ]
     found.append(_versions(rows, machine))
     return [table for table in found if table.cells]
 
@@ -82,7 +89,6 @@ def _summary(rows: Sequence[Row]) -> Table:
                 _spread(figures.latency(row, "start"), digits=0),
                 _spread(figures.latency(row, "finish"), digits=0),
                 f"{figures.ratio(real).median:.3f}" if real else "-",
-                _state(row),
                 figures.executions(row),
             )
         )
@@ -96,14 +102,13 @@ def _summary(rows: Sequence[Row]) -> Table:
             "start, ms",
             "finish, ms",
             "real, × plain",
-            "state, × outputs",
             "executions",
         ),
         cells,
         "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180. flatness: largest by smallest overhead "
         "per step, (10,1) to (200,1). start: until the first model call. finish: from the last model call to the "
         f"result. real: {REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} parallel tools of "
-        f"{REALISTIC.tool_ms} ms. state: bytes kept by the JSON of what model and tools answered, (50,1).",
+        f"{REALISTIC.tool_ms} ms.",
     )
 
 
@@ -159,6 +164,30 @@ def _replays(rows: Sequence[Row]) -> Table:
     )
 
 
+def _state(rows: Sequence[Row]) -> Table:
+    """How much is kept of a run."""
+    cells = []
+    for row in rows:
+        if not row.state:
+            continue
+        growth = [f"{row.state[w.name].bytes / w.steps:.0f}" if w.name in row.state else "-" for w in LENGTHS]
+        ratios = [
+            f"{row.state[name].bytes / row.state[name].json:.2f}" if name in row.state else "-"
+            for name in ("50x1", LARGE.name)
+        ]
+        cells.append((row.name, *growth, *ratios))
+    return Table(
+        "State: bytes a step, and bytes by the JSON of what model and tools answered",
+        (
+            "durable runner",
+            *(f"({w.turns},{w.tools})" for w in LENGTHS),
+            f"× outputs, tools answer {PAYLOAD} characters",
+            f"× outputs, tools answer {LARGE.payload}",
+        ),
+        cells,
+    )
+
+
 def _memory(rows: Sequence[Row]) -> Table:
     """What many runs at a time need."""
     cells = [
@@ -190,12 +219,6 @@ def _versions(rows: Sequence[Row], machine: str) -> Table:
         else:
             cells.append((row.name, f"not measured: {row.missing or 'said nothing'}"))
     return Table("Versions", ("durable runner", "versions and settings"), cells, machine)
-
-
-def _state(row: Row) -> str:
-    """Bytes kept by bytes answered."""
-    held = row.state.get("50x1")
-    return f"{held[0] / held[1]:.2f}" if held else "-"
 
 
 def _spread(spread: Spread | None, *, scale: float = MILLI, digits: int = 2, low_high: bool = True) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from agents import Tool
     from agents.items import TResponseOutputItem, TResponseStreamEvent
 
+PAYLOAD = 200
+"""How many characters a tool returns, if nothing else is said."""
 MODEL = "instant"
 """The name under which a model provider gives the instant model."""
 
@@ -34,13 +36,15 @@ class Workload:
     tools: int
     model_ms: int = 0
     tool_ms: int = 0
-    payload: int = 200
+    payload: int = PAYLOAD
     """How many characters a tool returns."""
 
     @property
     def name(self) -> str:
-        """The short name: turns x tools, and the model's latency where there is one."""
-        return f"{self.turns}x{self.tools}" + (f" {self.model_ms} ms" if self.model_ms else "")
+        """The short name: turns x tools, and what is not as in the others."""
+        latency = f" {self.model_ms} ms" if self.model_ms else ""
+        payload = f" {self.payload} characters" if self.payload != PAYLOAD else ""
+        return f"{self.turns}x{self.tools}{latency}{payload}"
 
     @property
     def models(self) -> int:
@@ -67,6 +71,9 @@ INSTANT = tuple(Workload(*shape) for shape in ((10, 1), (50, 1), (100, 1), (200,
 
 REALISTIC = Workload(10, 3, model_ms=800, tool_ms=100)
 """What an agent takes that talks to a real model and real tools."""
+
+LARGE = Workload(50, 1, payload=4000)
+"""Tools that answer at length, as searches and files do: what is stored once for each step counts less."""
 
 LENGTHS = tuple(w for w in INSTANT if w.tools == 1)
 """The workloads which differ in nothing but the number of turns."""
