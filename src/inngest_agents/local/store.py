@@ -21,9 +21,8 @@ import json
 import os
 import socket
 import sqlite3
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .models import (
     SECOND,
@@ -32,15 +31,15 @@ from .models import (
     JobKind,
     NewJob,
     Request,
-    Run,
     RunState,
     RunStatus,
-    Step,
     StepAttempt,
     StepRecord,
     StepStatus,
     Wait,
 )
+from .reading import StoreReader
+from .schema import JOB, RUN, SCHEMA, SCHEMA_VERSION, WAIT, to_job, to_run, to_wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,79 +47,6 @@ if TYPE_CHECKING:
 
 LEASE_SECONDS = 10.0
 """An engine that writes no heartbeat for so long is taken for dead."""
-
-SCHEMA_VERSION = 1
-"""Raised when the tables change; a file of another version is refused."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS engines (
-  id TEXT PRIMARY KEY, pid INTEGER NOT NULL, host TEXT NOT NULL, heartbeat_ns INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS functions (
-  id TEXT PRIMARY KEY, app_id TEXT NOT NULL, record TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-  id TEXT PRIMARY KEY, name TEXT NOT NULL, body TEXT NOT NULL, received_ns INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS runs (
-  id TEXT PRIMARY KEY, function_id TEXT NOT NULL, event_id TEXT NOT NULL, status TEXT NOT NULL,
-  events TEXT NOT NULL, queued_ns INTEGER NOT NULL, started_ns INTEGER, ended_ns INTEGER,
-  output TEXT, error TEXT, step_count INTEGER NOT NULL DEFAULT 0, state_size INTEGER NOT NULL DEFAULT 0,
-  force_step_plan INTEGER NOT NULL DEFAULT 0, request_version INTEGER NOT NULL DEFAULT -1,
-  concurrency TEXT NOT NULL DEFAULT '[]'
-);
-CREATE INDEX IF NOT EXISTS runs_by_event ON runs (event_id);
-CREATE TABLE IF NOT EXISTS idempotency (
-  function_id TEXT NOT NULL, key TEXT NOT NULL, expires_ns INTEGER NOT NULL, PRIMARY KEY (function_id, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS steps (
-  run_id TEXT NOT NULL, id TEXT NOT NULL, op TEXT NOT NULL, name TEXT NOT NULL, status TEXT NOT NULL,
-  position INTEGER, memo TEXT, opts TEXT, userland TEXT, metadata TEXT, created_ns INTEGER NOT NULL,
-  started_ns INTEGER, ended_ns INTEGER, request_id TEXT, checkpointed INTEGER NOT NULL DEFAULT 0,
-  UNIQUE (run_id, id)
-);
-CREATE TABLE IF NOT EXISTS attempts (
-  run_id TEXT NOT NULL, step_id TEXT, attempt INTEGER NOT NULL, request_id TEXT NOT NULL, started_ns INTEGER,
-  ended_ns INTEGER NOT NULL, error TEXT NOT NULL, will_retry INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS attempts_by_run ON attempts (run_id);
-CREATE TABLE IF NOT EXISTS requests (
-  id TEXT PRIMARY KEY, run_id TEXT NOT NULL, step_id TEXT, attempt INTEGER NOT NULL, generation INTEGER NOT NULL,
-  engine TEXT NOT NULL, started_ns INTEGER NOT NULL, ended_ns INTEGER, status_code INTEGER, outcome TEXT
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS requests_by_run ON requests (run_id);
-CREATE TABLE IF NOT EXISTS pending (
-  run_id TEXT NOT NULL, step_id TEXT NOT NULL, PRIMARY KEY (run_id, step_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS jobs (
-  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, key TEXT NOT NULL, kind TEXT NOT NULL, step_id TEXT, outgoing TEXT,
-  due_ns INTEGER NOT NULL, attempt INTEGER NOT NULL DEFAULT 0, max_attempts INTEGER NOT NULL,
-  generation INTEGER NOT NULL DEFAULT 1, owner TEXT, done INTEGER NOT NULL DEFAULT 0,
-  coalesce_key TEXT, race INTEGER NOT NULL DEFAULT 0, UNIQUE (run_id, key)
-);
-CREATE INDEX IF NOT EXISTS jobs_due ON jobs (due_ns) WHERE done = 0 AND owner IS NULL;
-CREATE INDEX IF NOT EXISTS jobs_owned ON jobs (owner) WHERE done = 0 AND owner IS NOT NULL;
-CREATE TABLE IF NOT EXISTS waits (
-  id INTEGER PRIMARY KEY, run_id TEXT NOT NULL, step_id TEXT, kind TEXT NOT NULL, event_name TEXT NOT NULL,
-  expression TEXT, correlation_id TEXT, trigger_event_id TEXT, expires_ns INTEGER NOT NULL,
-  coalesce_key TEXT, race INTEGER NOT NULL, max_attempts INTEGER NOT NULL
-);
-CREATE UNIQUE INDEX IF NOT EXISTS waits_by_step ON waits (run_id, step_id) WHERE step_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS waits_by_event ON waits (event_name);
-CREATE INDEX IF NOT EXISTS waits_by_run ON waits (run_id);
-"""
-
-_RUN = (
-    "id, function_id, event_id, status, events, queued_ns, started_ns, ended_ns, output, error, step_count, state_size"
-)
-_STEP = (
-    "run_id, id, op, name, status, position, memo, opts, userland, metadata, created_ns, started_ns, ended_ns, "
-    "request_id, checkpointed"
-)
-_JOB = "id, run_id, key, kind, step_id, outgoing, attempt, max_attempts, generation, coalesce_key, race"
-
-_ATTEMPT = "step_id, attempt, request_id, started_ns, ended_ns, error, will_retry"
-_WAIT = "id, run_id, step_id, kind, expression, coalesce_key, race, max_attempts"
 
 _live_engines: set[str] = set()
 """Engines of this process that run; a row of this process that is not among them was left by a crash."""
@@ -130,8 +56,8 @@ class StoreVersionError(RuntimeError):
     """The file was written by a version of this package with other tables."""
 
 
-class Store:
-    """One connection to the state file.
+class Store(StoreReader):
+    """One connection to the state file, for reading and writing.
 
     Args:
         path: the SQLite file; created with its tables if it is not there.
@@ -142,10 +68,7 @@ class Store:
     """
 
     def __init__(self, path: str | Path, *, synchronous: Literal["NORMAL", "FULL"] = "NORMAL") -> None:
-        self.path = str(path)
-        # One connection for all threads of the process: the executor's event loop writes, users' threads read.
-        self._lock = threading.RLock()
-        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        super().__init__(path)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute(f"PRAGMA synchronous = {synchronous}")
         # The log is moved into the file by `tidy`, on a thread; doing it inside a commit stalls a save for 10 ms.
@@ -156,14 +79,9 @@ class Store:
                 raise StoreVersionError(
                     f"{self.path} has schema version {version}, this package writes {SCHEMA_VERSION}; use another file"
                 )
-            for statement in _SCHEMA.split(";\n"):
+            for statement in SCHEMA.split(";\n"):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def close(self) -> None:
-        """Close the connection. The store can't be used afterwards."""
-        with self._lock:
-            self._db.close()
 
     def tidy(self) -> None:
         """Move the write-ahead log into the file. Slow (it waits for the disk), and safe on any thread."""
@@ -186,14 +104,6 @@ class Store:
                 self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
-
-    def _all(self, sql: str, *args: object) -> list[Any]:
-        with self._lock:
-            return self._db.execute(sql, args).fetchall()
-
-    def _one(self, sql: str, *args: object) -> Any:
-        with self._lock:
-            return self._db.execute(sql, args).fetchone()
 
     def _do(self, sql: str, *args: object) -> int:
         with self._lock:
@@ -260,15 +170,6 @@ class Store:
                 ),
             )
         return before != set(functions)
-
-    def functions(self) -> list[Function]:
-        """All registered functions."""
-        return [_function(*row) for row in self._all("SELECT id, app_id, record FROM functions ORDER BY id")]
-
-    def function(self, function_id: str) -> Function | None:
-        """One function by its full id (`app-function`)."""
-        row = self._one("SELECT id, app_id, record FROM functions WHERE id = ?", function_id)
-        return None if row is None else _function(*row)
 
     # Events and runs -----------------------------------------------------------------------------------
 
@@ -340,13 +241,13 @@ class Store:
 
     def state(self, run_id: str) -> RunState | None:
         """The run as its next request needs it, memos included."""
-        row = self._one(f"SELECT {_RUN}, force_step_plan, request_version FROM runs WHERE id = ?", run_id)  # noqa: S608
+        row = self._one(f"SELECT {RUN}, force_step_plan, request_version FROM runs WHERE id = ?", run_id)  # noqa: S608
         if row is None:
             return None
         memos = self._all(
             "SELECT id, memo FROM steps WHERE run_id = ? AND position IS NOT NULL ORDER BY position", run_id
         )
-        return RunState(_run(row[:12]), bool(row[12]), row[13], memos)
+        return RunState(to_run(row[:12]), bool(row[12]), row[13], memos)
 
     # Steps -------------------------------------------------------------------------------------------------
 
@@ -507,8 +408,8 @@ class Store:
                 if limited and (group in full or self._is_full(*group)):
                     full.add(group)
                     continue
-                row = self._one(f"UPDATE jobs SET owner = ? WHERE id = ? RETURNING {_JOB}", engine, job_id)  # noqa: S608
-                claimed.append(_job(row))
+                row = self._one(f"UPDATE jobs SET owner = ? WHERE id = ? RETURNING {JOB}", engine, job_id)  # noqa: S608
+                claimed.append(to_job(row))
         return claimed
 
     def _is_full(self, function_id: str, concurrency: str) -> bool:
@@ -616,13 +517,13 @@ class Store:
     def waits(self, event_name: str, event_id: str, now: int) -> list[Wait]:
         """Who waits for an event of this name, the run that it started itself left out."""
         rows = self._all(
-            f"SELECT {_WAIT} FROM waits"  # noqa: S608
+            f"SELECT {WAIT} FROM waits"  # noqa: S608
             " WHERE event_name = ? AND expires_ns > ? AND trigger_event_id IS NOT ? AND correlation_id IS NULL",
             event_name,
             now,
             event_id,
         )
-        return [_wait(row) for row in rows]
+        return [to_wait(row) for row in rows]
 
     def invoker(self, correlation_id: str) -> Wait | None:
         """The invocation with this correlation id (`run id.step id`), if it still waits."""
@@ -632,81 +533,15 @@ class Store:
     def wait_of(self, run_id: str, step_id: str) -> Wait | None:
         """The wait of a step, if it still waits."""
         row = self._one(
-            f"SELECT {_WAIT} FROM waits WHERE run_id = ? AND step_id = ?",  # noqa: S608
+            f"SELECT {WAIT} FROM waits WHERE run_id = ? AND step_id = ?",  # noqa: S608
             run_id,
             step_id,
         )
-        return None if row is None else _wait(row)
+        return None if row is None else to_wait(row)
 
     def end_wait(self, wait_id: int) -> None:
         """Wait no longer."""
         self._do("DELETE FROM waits WHERE id = ?", wait_id)
-
-    # Reading: for the console, the command line, reports and tests -----------------------------------
-
-    def runs(self, *, limit: int = 50, status: RunStatus | None = None, function_id: str | None = None) -> list[Run]:
-        """Runs, the newest first.
-
-        Args:
-            limit: at most so many.
-            status: only those that stand so.
-            function_id: only those of this function (full id).
-        """
-        rows = self._all(
-            f"SELECT {_RUN} FROM runs WHERE (?1 IS NULL OR status = ?1) AND (?2 IS NULL OR function_id = ?2)"  # noqa: S608
-            " ORDER BY id DESC LIMIT ?3",
-            status,
-            function_id,
-            limit,
-        )
-        return [_run(row) for row in rows]
-
-    def run(self, run_id: str) -> Run | None:
-        """One run; None if there is none with this id."""
-        row = self._one(f"SELECT {_RUN} FROM runs WHERE id = ?", run_id)  # noqa: S608
-        return None if row is None else _run(row)
-
-    def find_runs(self, prefix: str) -> list[Run]:
-        """Runs whose id starts so, or ends so: what a person types."""
-        rows = self._all(
-            f"SELECT {_RUN} FROM runs WHERE substr(id, 1, length(?1)) = ?1 OR substr(id, -length(?1)) = ?1"  # noqa: S608
-            " ORDER BY id DESC LIMIT 20",
-            prefix.upper(),
-        )
-        return [_run(row) for row in rows]
-
-    def event_runs(self, event_id: str) -> list[Run]:
-        """The runs that an event started, in the order in which they were queued."""
-        return [_run(r) for r in self._all(f"SELECT {_RUN} FROM runs WHERE event_id = ? ORDER BY id", event_id)]  # noqa: S608
-
-    def event_exists(self, event_id: str) -> bool:
-        """Whether the event was received."""
-        return self._one("SELECT 1 FROM events WHERE id = ?", event_id) is not None
-
-    def steps(self, run_id: str) -> list[Step]:
-        """The steps of a run: memoized ones in their order, then those under way; failed attempts included."""
-        failed: dict[str | None, list[StepAttempt]] = {}
-        for attempt in self.attempts(run_id):
-            failed.setdefault(attempt.step_id, []).append(attempt)
-        rows = self._all(
-            f"SELECT {_STEP} FROM steps WHERE run_id = ? ORDER BY position IS NULL, position, rowid",  # noqa: S608
-            run_id,
-        )
-        return [_step(row, failed.get(row[1], [])) for row in rows]
-
-    def attempts(self, run_id: str) -> list[StepAttempt]:
-        """All failed attempts of a run, of its steps and (with `step_id` None) of its requests, in order."""
-        rows = self._all(f"SELECT {_ATTEMPT} FROM attempts WHERE run_id = ? ORDER BY rowid", run_id)  # noqa: S608
-        return [_attempt(row) for row in rows]
-
-    def requests(self, run_id: str) -> list[Request]:
-        """The Call Requests of a run, in order."""
-        rows = self._all(
-            "SELECT id, run_id, step_id, attempt, generation, engine, started_ns, ended_ns, status_code, outcome"
-            " FROM requests WHERE run_id = ? ORDER BY started_ns, id",
-            run_id,
-        )
-        return [Request(*row) for row in rows]
 
 
 def _is_dead(engine: str, pid: int, host: str, heartbeat_ns: int) -> bool:
@@ -723,51 +558,3 @@ def _is_dead(engine: str, pid: int, host: str, heartbeat_ns: int) -> bool:
     except OSError:
         return False  # alive, but not ours
     return False
-
-
-def _function(function_id: str, app_id: str, record: str) -> Function:
-    name, url, max_attempts, triggers, cancels, concurrency, idempotency = json.loads(record)
-    return Function(
-        function_id,
-        app_id,
-        name,
-        url,
-        max_attempts,
-        tuple((event, expression) for event, expression in triggers),
-        tuple((event, expression, timeout) for event, expression, timeout in cancels),
-        tuple((limit, key) for limit, key in concurrency),
-        idempotency,
-    )
-
-
-def _fields(names: str, row: Sequence[Any]) -> dict[str, Any]:
-    """A row by the names of its columns."""
-    return dict(zip(names.split(", "), row, strict=True))
-
-
-def _run(row: Sequence[Any]) -> Run:
-    fields = _fields(_RUN, row)
-    json_texts = {f"{name}_json": fields.pop(name) for name in ("events", "output", "error")}
-    return Run(status=RunStatus(fields.pop("status")), **fields, **json_texts)
-
-
-def _step(row: Sequence[Any], attempts: Sequence[StepAttempt]) -> Step:
-    fields = _fields(_STEP, row)
-    json_texts = {f"{name}_json": fields.pop(name) for name in ("memo", "opts", "userland", "metadata")}
-    status, checkpointed = StepStatus(fields.pop("status")), bool(fields.pop("checkpointed"))
-    return Step(status=status, checkpointed=checkpointed, attempts=tuple(attempts), **fields, **json_texts)
-
-
-def _attempt(row: Sequence[Any]) -> StepAttempt:
-    fields = _fields(_ATTEMPT, row)
-    return StepAttempt(error_json=fields.pop("error"), will_retry=bool(fields.pop("will_retry")), **fields)
-
-
-def _job(row: Sequence[Any]) -> Job:
-    fields = _fields(_JOB, row)
-    return Job(kind=JobKind(fields.pop("kind")), race=bool(fields.pop("race")), **fields)
-
-
-def _wait(row: Sequence[Any]) -> Wait:
-    fields = _fields(_WAIT, row)
-    return Wait(race=bool(fields.pop("race")), **fields)

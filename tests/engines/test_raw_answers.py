@@ -1,0 +1,188 @@
+"""Answers that the Python SDK does not give, or not yet: several opcodes at once, the end of a run as an opcode, …
+
+A scripted app stands in for the SDK.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from inngest_agents.local.serve import ThreadedServer
+
+from .test_engine_protocol import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .harness import EngineUnderTest
+
+
+class ScriptedApp:
+    """Answers Call Requests by a function of the request's body and its step; keeps the requests."""
+
+    def __init__(self, answer: Callable[[dict[str, Any], str], tuple[int, Any]]) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.steps: list[str] = []
+        self._answer = answer
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        raw = message["body"]
+        while message.get("more_body"):
+            message = await receive()
+            raw += message["body"]
+        body = json.loads(raw)
+        step = dict(part.split("=") for part in scope["query_string"].decode().split("&"))["stepId"]
+        with self._lock:
+            self.requests.append(body)
+            self.steps.append(step)
+            status, answer = self._answer(body, step)
+        headers = [(b"x-inngest-sdk", b"inngest-py:v0.5.19"), (b"x-inngest-req-version", b"2")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
+@pytest.fixture
+def serve(engine: EngineUnderTest) -> Iterator[Callable[..., ScriptedApp]]:
+    servers: list[ThreadedServer] = []
+
+    def serve(answer: Callable[[dict[str, Any], str], tuple[int, Any]], retries: int = 2) -> ScriptedApp:
+        app = ScriptedApp(answer)
+        server = ThreadedServer(app)
+        server.start()
+        servers.append(server)
+        url = f"{server.url}/api"
+        function = {
+            "id": "raw-fn",
+            "name": "fn",
+            "triggers": [{"event": "go"}],
+            "steps": {
+                "step": {
+                    "id": "step",
+                    "name": "step",
+                    "retries": {"attempts": retries},
+                    "runtime": {"type": "http", "url": f"{url}?fnId=raw-fn&stepId=step"},
+                }
+            },
+        }
+        body = {"appName": "raw", "url": url, "functions": [function], "sdk": "py:v0.5.19", "v": "0.1"}
+        response = httpx.post(f"{engine.url}/fn/register", json=body | {"deployType": "ping", "framework": "x"})
+        assert response.status_code == 200, response.text
+        return app
+
+    yield serve
+    for server in servers:
+        server.stop(force=True)
+
+
+def hashed(name: str) -> str:
+    return hashlib.sha1(name.encode()).hexdigest()
+
+
+def ran(name: str, data: Any = None) -> dict[str, Any]:
+    return {"op": "StepRun", "id": hashed(name), "name": name, "displayName": name, "data": data}
+
+
+def failed(name: str) -> dict[str, Any]:
+    return ran(name) | {"op": "StepError", "error": {"name": "ValueError", "message": "no"}}
+
+
+def planned(name: str) -> dict[str, Any]:
+    return {"op": "StepPlanned", "id": hashed(name), "name": name, "displayName": name}
+
+
+def test_the_end_of_a_run_may_come_as_an_opcode(engine: EngineUnderTest, serve: Any) -> None:
+    app = serve(lambda body, step: (206, [{"op": "RunComplete", "id": hashed("end"), "data": {"x": 2}}]))
+    outcome = engine.run("go")
+    assert outcome.status == "Completed"
+    # The real server's REST API shows the output of such a run only later, if at all.
+    assert outcome.output == {"x": 2} or engine.name == "server"
+    time.sleep(0.2)
+    assert len(app.requests) == 1
+
+
+def test_a_discovery_request_goes_on_in_a_new_request(engine: EngineUnderTest, serve: Any) -> None:
+    def answer(body: dict[str, Any], step: str) -> tuple[int, Any]:
+        return (200, "done") if len(app.requests) > 1 else (206, [{"op": "DiscoveryRequest", "id": hashed("more")}])
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == "done"
+
+
+def test_an_answer_without_opcodes_is_asked_again(engine: EngineUnderTest, serve: Any) -> None:
+    app: ScriptedApp = serve(lambda body, step: (200, "done") if len(app.requests) > 1 else (206, []))
+    assert engine.run("go").output == "done"
+
+
+def test_several_finished_steps_in_one_answer_are_all_saved(engine: EngineUnderTest, serve: Any) -> None:
+    """Each of them asks for a request of its own: a worker that answers so is called twice."""
+
+    def answer(body: dict[str, Any], step: str) -> tuple[int, Any]:
+        if body["steps"]:
+            return 200, sorted(memo["data"] for memo in body["steps"].values())
+        return 206, [ran("a", 1), ran("b", 2)]
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == [1, 2]
+    assert len(app.requests) in (2, 3)
+
+
+def test_a_failed_step_beside_a_finished_one_is_retried_and_the_finished_one_kept(
+    engine: EngineUnderTest, serve: Any
+) -> None:
+    def answer(body: dict[str, Any], step: str) -> tuple[int, Any]:
+        steps = body["steps"]
+        if not steps:
+            return 206, [ran("a", 1), failed("b")]
+        if hashed("b") in steps:
+            return 200, [memo["data"] for memo in steps.values()]
+        if step == "step" and body["ctx"]["disable_immediate_execution"]:
+            return 206, [planned("b")]
+        return 206, [ran("b", 2)]
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == [1, 2]
+    until(lambda: len(app.requests) >= 3)
+
+
+def test_parallel_plans_disable_immediate_execution_until_they_end(engine: EngineUnderTest, serve: Any) -> None:
+    def answer(body: dict[str, Any], step: str) -> tuple[int, Any]:
+        for name in ("a", "b"):
+            if step == hashed(name):
+                return 206, [ran(name, name)]
+        return (200, "done") if body["steps"] else (206, [planned("a"), planned("b")])
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == "done"
+    flags = [
+        (step, body["ctx"]["disable_immediate_execution"]) for step, body in zip(app.steps, app.requests, strict=True)
+    ]
+    assert flags[0] == ("step", False)
+    assert sorted(flags[1:3]) == sorted([(hashed("a"), True), (hashed("b"), True)])
+    assert flags[3:] == [("step", False)], "one request after both, which may run a step at once again"
+    stack = app.requests[3]["ctx"]["stack"]
+    assert sorted(stack["stack"]) == sorted([hashed("a"), hashed("b")])
+    assert stack["current"] in (1, 2)
+    assert [body["version"] for body in app.requests] == [-1, 2, 2, 2]
+
+
+def test_an_unknown_opcode_fails_the_run_after_its_attempts(engine: EngineUnderTest, serve: Any) -> None:
+    app = serve(lambda body, step: (206, [{"op": "Nonsense", "id": "x"}]), retries=1)
+    assert engine.run("go").status == "Failed"
+    assert [body["ctx"]["attempt"] for body in app.requests] == [0, 1]
+
+
+def test_a_too_large_output_fails_the_run_after_its_attempts(engine: EngineUnderTest, serve: Any) -> None:
+    app = serve(lambda body, step: (206, [ran("a", "x" * (4 * 1024 * 1024 + 1))]), retries=1)
+    outcome = engine.run("go")
+    assert outcome.status == "Failed"
+    assert "step output size is greater than the limit" in json.dumps(outcome.output)
+    assert len(app.requests) == 2
