@@ -270,7 +270,7 @@ def set_conversation_id(session: Any, conversation: str | None) -> None:
         session._session_id = conversation
 
 
-# result.py, run_steps.py: where the SDK's loop puts the events of a streamed run; the loop itself is public (`run_loop_task`).
+# result.py: where the SDK's loop puts the events of a streamed run; the loop itself is public (`run_loop_task`).
 _EVENT_QUEUE: Final = "_event_queue"
 if _EVENT_QUEUE not in agents.RunResultStreaming.__dataclass_fields__:
     raise MissingSeamError(f"agents.RunResultStreaming.{_EVENT_QUEUE}")
@@ -395,3 +395,57 @@ def set_agent_tool_results(scope: str, results: list[tuple[Any, Any]]) -> None:
         _drop_agent_tool_result(key)
     for call, result in results:
         _record_agent_tool_result(call, result, scope_id=scope)
+
+
+# run_internal/tool_actions.py, tool.py: local tools of the provider's kinds.
+apply_patch_call_id: Final[Any] = name("agents.run_internal.tool_execution", "extract_apply_patch_call_id")
+_supported_arguments: Final[Any] = name("agents.run_internal.tool_actions", "ComputerAction._filter_supported_kwargs")
+_computer_initializer: Final[Any] = name("agents.tool", "_get_computer_initializer")
+
+
+def computer_arguments(method: str, function: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments that a computer's method takes; the others are dropped with a warning, as the SDK does."""
+    supported: dict[str, Any] = _supported_arguments(method_name=method, method=function, kwargs=arguments)
+    return supported
+
+
+def makes_computers(tool: Any) -> bool:
+    """Whether a computer tool makes a computer for each run."""
+    return _computer_initializer(tool) is not None
+
+
+# tracing/spans.py, tracing/traces.py: what a span and a trace are made of.
+_TRACING_PARTS: Final = {
+    "agents.tracing.spans.SpanImpl": ("_span_id", "_started_at", "_processor"),
+    "agents.tracing.traces.TraceImpl": ("_trace_id", "_processor"),
+}
+for _path, _parts in _TRACING_PARTS.items():
+    _module, _, _class = _path.rpartition(".")
+    for _part in _parts:
+        if _part not in name(_module, _class).__slots__:
+            raise MissingSeamError(f"{_path}.{_part}")
+
+
+def set_trace_id(trace: Any, trace_id: str) -> None:
+    """Give a trace another id, before it starts."""
+    trace._trace_id = trace_id
+
+
+def set_span_id(span: Any, span_id: str) -> None:
+    """Give a span another id, before it starts."""
+    span._span_id = span_id
+
+
+def set_started_at(span: Any, started_at: str) -> None:
+    """Give a span another time of its start (ISO 8601)."""
+    span._started_at = started_at
+
+
+def processor_of(span_or_trace: Any) -> Any:
+    """Who is told of the start and the end of a span or a trace."""
+    return span_or_trace._processor
+
+
+def set_processor(span_or_trace: Any, processor: Any) -> None:
+    """Let another one be told."""
+    span_or_trace._processor = processor

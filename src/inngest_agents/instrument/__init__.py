@@ -9,4 +9,17 @@ def install() -> None:
     Raises:
         ImportError: the installed Agents SDK lacks a seam; the message names it and the tested versions.
     """
-    from inngest_agents.instrument import dynamic, guardrails, handoffs, mcp, model, preparation, runs, streaming, tools  # noqa: F401
+    from inngest_agents.instrument import (  # noqa: F401
+        computer,
+        dynamic,
+        guardrails,
+        handoffs,
+        local_tools,
+        mcp,
+        model,
+        preparation,
+        runs,
+        streaming,
+        tools,
+        tracing,
+    )
