@@ -28,6 +28,7 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents import sinks
 from inngest_agents.codec import encode_item
 from inngest_agents.instrument import accounting
+from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.runs import _usages
 from inngest_agents.instrument.sessions import durable_session, finish_session
 from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, current_step, inside_scope
@@ -174,6 +175,7 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
             sdk.tap_events(result, _NestedTap(journal, kwargs["starting_agent"]))
         else:
             sdk.tap_events(result, _OuterTap(journal, scope))
+        kwargs["hooks"] = durable_hooks(journal, kwargs.get("hooks"))
         session = kwargs.get("session")
         if session is not None:
             kwargs["session"] = durable_session(journal, session)

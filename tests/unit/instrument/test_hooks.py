@@ -10,7 +10,7 @@ import pickle
 from typing import Any
 
 import pytest
-from agents import Agent, AgentHooks, RunHooks, Runner, Tool, function_tool
+from agents import Agent, AgentHooks, RunHooks, Runner, SQLiteSession, Tool, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableRunner
@@ -216,3 +216,29 @@ async def test_the_hooks_attribute_of_agents_is_what_it_was() -> None:
     assert all(isinstance(found, ToldAgent) for found in seen)
     assert all(found is hooks for found in seen[1::2])
     assert agent.hooks is hooks
+
+
+async def test_a_streamed_run_tells_its_hooks_once_and_keeps_its_session() -> None:
+    plain: list[Any] = []
+    await Runner.run(build(plain), "hi", hooks=Told(plain))
+    events: list[Any] = []
+    agent = build(events)
+    session = SQLiteSession("s")
+
+    async def handler(step: Any) -> Any:
+        result = DurableRunner.run_streamed(agent, "hi", step=step, hooks=Told(events), session=session)
+        async for _ in result.stream_events():
+            pass
+        return result
+
+    run = await replayed(handler)
+    assert sorted(map(str, events)) == sorted(map(str, plain))
+    assert run.result.final_output == "sold"
+    # At a handoff the SDK's streamed loop looks at the end of the history before it adds to it.
+    assert [step for step in run.steps if "session" in step] == [
+        "triage/session read",
+        "triage/session write",
+        "triage/session read:1",
+        "triage/session write:1",
+    ]
+    assert len(await session.get_items()) == 8
