@@ -28,12 +28,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from agents import ModelResponse, Usage
 from agents.exceptions import UserError
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
+from inngest_agents.stats.records import UsageRecord, usage_from_response
 
 _KNOWN_TAIL: Final = 20
 """How many items before a write are looked at to tell whether it has happened already."""
@@ -143,12 +145,19 @@ class _Store:
     async def _compact(self) -> None:
         decisions, self.compactions, self.compaction_due = self.compactions, [], False
 
-        async def call(_: StepScope) -> None:
+        async def call(step: StepScope) -> None:
             for decide in decisions:
                 await decide()
+            step.nested_usage.extend(self._billed(usage) for _, usage in step.added_usage)
 
         self._ends_with = None
         await self._step("session compaction", call, {"wrapper": self._compaction_wrapper})
+
+    def _billed(self, usage: Usage) -> UsageRecord:
+        """What the provider bills for a compaction, for the statistics."""
+        model = str(getattr(self.session, "model", ""))
+        response = ModelResponse(output=[], usage=usage, response_id=None)
+        return dataclasses.replace(usage_from_response(response, requested_model=model), origin="compaction")
 
     def add_compaction(self, decide: Callable[[], Any], wrapper: Any, *, now: bool) -> None:
         """Keep a decision of the SDK on compaction; `now`: it may compact, so it is carried out with the next write."""

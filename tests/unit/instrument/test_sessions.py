@@ -395,11 +395,20 @@ async def test_compaction_is_one_step_after_the_write(tmp_path: Path) -> None:
         """Stands for `client.responses`."""
 
         async def compact(self, **kwargs: Any) -> Any:
-            from openai.types.responses import CompactedResponse
+            from openai.types.responses import CompactedResponse, ResponseUsage
+            from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
             compactions.append(len(kwargs["input"]))
             return CompactedResponse.model_construct(
-                id="cmp", output=[{"type": "compaction", "encrypted_content": "x"}], usage=None
+                id="cmp",
+                output=[{"type": "compaction", "encrypted_content": "x"}],
+                usage=ResponseUsage(
+                    input_tokens=7,
+                    output_tokens=3,
+                    total_tokens=10,
+                    input_tokens_details=InputTokensDetails(cached_tokens=0, cache_write_tokens=0),
+                    output_tokens_details=OutputTokensDetails(reasoning_tokens=0),
+                ),
             )
 
     def session(path: Path) -> OpenAIResponsesCompactionSession:
@@ -414,12 +423,17 @@ async def test_compaction_is_one_step_after_the_write(tmp_path: Path) -> None:
 
     agent = shop_agent()
     plain = session(tmp_path / "plain.db")
-    await Runner.run(agent, "hi", session=plain)
+    expected = await Runner.run(agent, "hi", session=plain)
     counted = list(compactions)
     compactions.clear()
     agent = shop_agent()
-    run = await replayed(lambda step: DurableRunner.run(agent, "hi", step=step, session=session(tmp_path / "d.db")))
+    options = DurableOptions(estimate_tokens=False)
+    run = await replayed(
+        lambda step: DurableRunner.run(agent, "hi", step=step, session=session(tmp_path / "d.db"), options=options)
+    )
     assert compactions == counted
     assert len(counted) == 1
     assert run.steps[-2:] == ["shop/session write", "shop/session compaction"]
     assert await session(tmp_path / "d.db").get_items() == await plain.get_items()
+    assert run.result.context_wrapper.usage.total_tokens == expected.context_wrapper.usage.total_tokens == 10
+    assert run.result.stats.total_tokens == 10
