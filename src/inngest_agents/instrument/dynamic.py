@@ -28,6 +28,7 @@ are in `instrument.tools`, those of handoffs in `instrument.handoffs`, all other
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -41,7 +42,7 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.items import decode_inputs, encode_inputs, snapshot
-from inngest_agents.instrument.tools import tool_label
+from inngest_agents.instrument.tools import tool_label, users_tool
 from inngest_agents.journal import StepScope, current_journal, current_scope, nested_label
 
 SAME: Final = {"$type": "same"}
@@ -250,6 +251,7 @@ async def _custom_data(original: Callable[..., Any], extractor: Any, context: An
     call_id, name = str(context.raw_item.get("call_id")), context.tool.name
     label = current_scope().repeated(f"{tool_label(name, call_id)} custom data")
     wrapper = getattr(context, "tool_context", None) or context.run_context
+    context = dataclasses.replace(context, tool=users_tool(context.tool))
     return await user_step(label, lambda: original(extractor, context), name=name, context=wrapper)
 
 

@@ -23,7 +23,7 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
-from inngest_agents.instrument.tools import is_final, tool_label
+from inngest_agents.instrument.tools import is_final, tool_label, users_tool
 from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
 
 logger = logging.getLogger("inngest_agents")
@@ -86,7 +86,8 @@ def _durable_event(hooks: Any, base: type[Any], event: str) -> Any:
 
         async def call(_: StepScope) -> None:
             agent, before = given["agent"], _shape(given["agent"])
-            await _awaited(listener(*args, **kwargs))
+            told = {name: users_tool(value) for name, value in kwargs.items()}
+            await _awaited(listener(*(users_tool(value) for value in args), **told))
             if _shape(agent) != before:
                 _warn_of_changed_agent(event, agent)
 

@@ -22,7 +22,7 @@ from typing import Any
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.dynamic import awaited, user_step
-from inngest_agents.instrument.tools import is_final, tool_label
+from inngest_agents.instrument.tools import is_final, mark_copy, tool_label
 from inngest_agents.journal import StepScope, current_journal, current_scope
 from inngest_agents.stats.records import StepKind
 
@@ -70,7 +70,8 @@ def _id_of(tool_call: Any) -> str:
 
 def with_tool(call: Any, field: str, **changes: Any) -> Any:
     """The order of a tool call with a shallow copy of its tool, whose `changes` ask for steps."""
-    tool = copy.copy(getattr(call, field))
+    original = getattr(call, field)
+    tool = mark_copy(copy.copy(original), original)
     for name, value in changes.items():
         setattr(tool, name, value)
     return dataclasses.replace(call, **{field: tool})

@@ -133,6 +133,21 @@ def _mcp_is_final(error: Exception) -> bool:
     return isinstance(error, ModelBehaviorError)
 
 
+_USERS_TOOL = "__durable_users_tool__"
+
+
+def mark_copy(made: Any, tool: Any) -> Any:
+    """Remember of which tool of the user `made` is a copy, for what the user gets to see of it."""
+    made.__dict__[_USERS_TOOL] = tool
+    return made
+
+
+def users_tool(tool: Any) -> Any:
+    """The user's own object of a tool that the SDK's loop has a copy of; anything else as it is."""
+    state = getattr(tool, "__dict__", None)
+    return state.get(_USERS_TOOL, tool) if isinstance(state, dict) else tool
+
+
 def tool_label(name: str, call_id: str) -> str:
     """The label of a tool call's step: where it was ordered, and the tool. "2.1 lookup_order"."""
     place = current_scope().places.get(call_id)

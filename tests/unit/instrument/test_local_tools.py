@@ -16,6 +16,7 @@ from agents import (
     CustomTool,
     HostedMCPTool,
     LocalShellTool,
+    RunHooks,
     Runner,
     ShellCallOutcome,
     ShellCommandOutput,
@@ -119,6 +120,27 @@ async def test_shell_approvals_are_decided_once() -> None:
         "1.2 needs approval",
         "1.2 shell on approval",
     ]
+
+
+async def test_hooks_and_extractors_see_the_users_own_tool() -> None:
+    seen: list[Any] = []
+
+    class Hooks(RunHooks[Any]):
+        async def on_tool_start(self, context: Any, agent: Any, tool: Any) -> None:
+            seen.append(tool)
+
+        async def on_tool_end(self, context: Any, agent: Any, tool: Any, result: Any) -> None:
+            seen.append(tool)
+
+    def extract(data: Any) -> None:
+        seen.append(data.tool)
+
+    tool = CustomTool(
+        name="sql", description="asks", on_invoke_tool=lambda context, given: "1", custom_data_extractor=extract
+    )
+    await durably(Agent(name="a", model=ScriptedModel(custom_script()), tools=[tool]), hooks=Hooks())
+    assert len(seen) == 3
+    assert all(one is tool for one in seen)
 
 
 def local_shell_script() -> list[Any]:
