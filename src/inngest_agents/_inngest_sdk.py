@@ -208,6 +208,11 @@ class EngineRequest:
         """Whether a step has finished already."""
         return hashed_id in self._memos
 
+    def unused(self, prefix: str) -> list[dict[str, Any]]:
+        """What is remembered of steps whose id begins with `prefix` and that nobody has asked for."""
+        values = [output.data for output in self._memos.values() if isinstance(output.data, dict)]
+        return [value for value in values if _step_id_of(value).startswith(prefix)]
+
     async def before_execution(self) -> None:
         """Tell the middleware, once a request, that new code runs from here."""
         if self.is_sync:
@@ -263,6 +268,11 @@ class EngineRequest:
     def is_connect(self) -> bool:
         """Whether the request came over a Connect WebSocket and not over HTTP."""
         return hasattr(self._middleware._raw_request, "request_payload")
+
+
+def _step_id_of(value: dict[str, Any]) -> str:
+    record = value.get("record")
+    return str(record.get("step_id", "")) if isinstance(record, dict) else ""
 
 
 def step_info(

@@ -12,7 +12,7 @@ from agents.exceptions import AgentsException
 from agents.run import DEFAULT_MAX_TURNS
 from agents.run_error_handlers import RunErrorHandlers
 
-from inngest_agents import instrument
+from inngest_agents import divergence, instrument
 from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import STEP_TYPES
 from inngest_agents.driver import Driver
@@ -243,6 +243,8 @@ class DurableRunner(Runner):
         except BaseException as error:
             if driver.has_ended and before is not None:
                 before.undo()
+            if not driver.has_ended:
+                journal.finish()
             if not isinstance(error, Exception) or not (isinstance(error, AgentsException) or is_memoized(error)):
                 raise
             # The steps that led here are memoized: the next try would come to the same end.
@@ -250,6 +252,10 @@ class DurableRunner(Runner):
             if durable is error:
                 raise
             raise durable from error.__cause__
+        journal.finish()
+        diverged = divergence.unused(journal)
+        if diverged is not None:
+            raise diverged
         return DurableRunResult.of(result, journal.stats(starting_agent.name, result))
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from inngest_agents import codec
+from inngest_agents import codec, divergence
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
 from inngest_agents.errors import ContextConflictError, qualified_name
@@ -40,6 +40,7 @@ async def run_step(
     inputs: Any = None,
     metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None,
     context: Any = None,
+    asked: Any = None,
 ) -> Any:
     """Run `call` as a step of its own, or give back what it returned when it ran.
 
@@ -59,6 +60,7 @@ async def run_step(
         inputs: JSON for the dashboard.
         context: the run's context wrapper, if the work gets it: what the work changes in the user's context object is
             stored with the step (see `inngest_agents.context`).
+        asked: JSON-able input of the work, by default `inputs`: a replay that asks with another one has diverged.
 
     Returns:
         The decoded value; on the first pass too, so that both passes see the same.
@@ -79,6 +81,8 @@ async def run_step(
         call_id=call_id,
     )
 
+    question = inputs if asked is None else asked
+    digest = None if question is None else divergence.digest(question)
     carried = StepContext(journal, context, step_id) if context is not None else None
 
     async def run(step: StepScope) -> dict[str, Any]:
@@ -98,6 +102,8 @@ async def run_step(
         elif made.nested and journal.options.prices_on:
             made = await priced(journal, made)
         stored: dict[str, Any] = {"v": SCHEMA_VERSION, "output": encode(value)}
+        if digest is not None:
+            stored["asked"] = digest
         more = extra() if extra is not None else None
         if more:
             stored["extra"] = more
@@ -126,15 +132,26 @@ async def run_step(
         failed = ErrorRecord(qualified_name(error), str(error))
         journal.add_record(StepRecord(**{**_fields(base), "error": failed}).to_dict())
         raise
+    await _take_up(journal, base, digest, stored, carried)
+    if restore is not None and "extra" in stored:
+        restore(stored["extra"])
+    return decode(stored["output"])
+
+
+async def _take_up(
+    journal: Journal, base: StepRecord, digest: str | None, stored: dict[str, Any], carried: StepContext | None
+) -> None:
+    """Check that a stored step is the one that was asked for, and make its changes to the user's context."""
+    diverged = divergence.check(journal, base, digest, stored)
+    if diverged is not None:
+        await journal.fail(diverged)
+        raise diverged
     if carried is not None and "context" in stored:
         try:
             await carried.apply(stored["context"])
         except ContextConflictError as error:
             await journal.fail(error)
             raise
-    if restore is not None and "extra" in stored:
-        restore(stored["extra"])
-    return decode(stored["output"])
 
 
 async def _call(

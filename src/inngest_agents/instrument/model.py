@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import email.utils
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import openai
@@ -179,12 +179,26 @@ class DurableModel(Model):
                     after_save=False,
                     is_final=is_final,
                     retry_after=retry_after,
+                    asked=_asked(scope, inputs),
                 )
             finally:
                 if admitted is not None and journal.ledger is not None:
                     journal.ledger.release(admitted)
         _note_places(scope, response_of(value))
         return value
+
+
+def _asked(scope: Scope, inputs: Mapping[str, Any]) -> Any:
+    """What tells one call of a model from another: the instructions, and what the input has gained since the last one.
+
+    What was there already is in the digest of that call, and hashing it again each turn would cost more than the turn.
+    """
+    items = inputs["items"]
+    if isinstance(items, str):
+        return [inputs["instructions"], items]
+    before: int = scope.previous.get("asked items", 0)
+    scope.previous["asked items"] = len(items)
+    return [inputs["instructions"], len(items), list(items[before:])]
 
 
 def _itself(response: ModelResponse) -> ModelResponse:

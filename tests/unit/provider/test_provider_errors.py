@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import inngest
@@ -23,7 +23,14 @@ from openai_server import Provider, Reply, provider
 from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
 
-set_tracing_disabled(True)
+
+@pytest.fixture(autouse=True)
+def no_tracing() -> Iterator[None]:
+    """Spans would go to the real OpenAI."""
+    set_tracing_disabled(True)
+    yield
+    set_tracing_disabled(False)
+
 
 MakeModel = Callable[[Provider], Model]
 

@@ -1,0 +1,77 @@
+"""Notices when a replay asks for another step than the one that is remembered.
+
+Inngest looks a memo up by the step's id alone, and ignores memos that nobody asks for; so code that changed under a run
+would go on with answers to other questions. Each step therefore stores what it was asked for (kind, agent, name, and a
+digest of its input), and a run that ends must have asked for every memo that it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from inngest_agents.errors import DivergenceError
+
+if TYPE_CHECKING:
+    from inngest_agents.journal import Journal
+    from inngest_agents.stats.records import StepRecord
+
+logger = logging.getLogger("inngest_agents")
+
+
+def digest(value: Any) -> str:
+    """A short digest of a step's input: of its JSON, and of the text of what JSON cannot carry."""
+    text = json.dumps(value, default=_shown, separators=(",", ":"), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _shown(value: Any) -> Any:
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return dump(mode="json", exclude_unset=True, warnings=False)
+    # The default repr of an object has its address in it, which differs in each process.
+    return type(value).__qualname__
+
+
+def check(journal: Journal, step: StepRecord, asked: str | None, stored: dict[str, Any]) -> DivergenceError | None:
+    """Compare what a step is asked for with what its memo was made for.
+
+    Returns:
+        The error to end the run with; None if both are the same, or if the options only want a warning.
+    """
+    record = stored.get("record", {})
+    was = (record.get("kind", step.kind), record.get("agent", ""), record.get("name", ""), stored.get("asked"))
+    now = (step.kind, step.agent, step.name, asked)
+    if was == now or (was[:3] == now[:3] and None in {was[3], asked}):
+        return None
+    return _report(journal, DivergenceError(step.step_id, _describe(*was), _describe(*now)))
+
+
+def unused(journal: Journal) -> DivergenceError | None:
+    """Look for steps of a run that has ended which it has not asked for.
+
+    Returns:
+        The error to end the run with; None if there are none, or if the options only want a warning (which is given).
+    """
+    left = journal.driver.engine.unused(f"{journal.name}/")
+    if not left:
+        return None
+    record = left[0].get("record", {})
+    expected = _describe(record.get("kind", "?"), record.get("agent", ""), record.get("name", ""), None)
+    found = f"nothing ({len(left)} remembered steps were not asked for)"
+    return _report(journal, DivergenceError(str(record.get("step_id", "?")), expected, found))
+
+
+def _report(journal: Journal, error: DivergenceError) -> DivergenceError | None:
+    if journal.options.divergence == "error":
+        return error
+    logger.warning("run %s diverged: %s", journal.run_id, error)
+    return None
+
+
+def _describe(kind: str, agent: str, name: str, asked: str | None) -> str:
+    of = f" of agent {agent!r}" if agent else ""
+    what = f" {name!r}" if name else ""
+    return f"{kind}{what}{of}" + (f" with input {asked}" if asked else "")

@@ -1,0 +1,94 @@
+"""A replay that asks for something else than is remembered is noticed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from agents import Agent, Model, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DivergenceError, DurableOptions, DurableRunner
+from inngest_agents.testing import replayed
+
+
+@function_tool
+async def look(what: str) -> str:
+    return f"saw {what}"
+
+
+def looker(name: str = "looker", what: str = "sky", instructions: str | None = None) -> Agent[Any]:
+    model: Model = ScriptedModel([[function_call("look", {"what": what}, call_id="c1")], [assistant_message("blue")]])
+    return Agent(name=name, model=model, tools=[look], instructions=instructions)
+
+
+async def first_steps(count: int) -> dict[str, Any]:
+    """The memos of the first steps of a run."""
+    run = await replayed(lambda step, agent=looker(): DurableRunner.run(agent, "look up", step=step))
+    return dict(list(run.memos.items())[:count])
+
+
+async def go_on(agent: Agent[Any], text: str, memos: dict[str, Any], **options: Any) -> Any:
+    chosen = DurableOptions(**options)
+    return await replayed(lambda step: DurableRunner.run(agent, text, step=step, options=chosen), memos=memos)
+
+
+async def test_the_same_code_goes_on_with_what_is_remembered() -> None:
+    agent = looker()
+    agent.model = ScriptedModel([[assistant_message("blue")]])
+    run = await go_on(agent, "look up", await first_steps(2))
+
+    assert run.result.final_output == "blue"
+
+
+@pytest.mark.parametrize(
+    ("text", "instructions"), [("look down", None), ("look up", "Be quick.")], ids=["input", "instructions"]
+)
+async def test_another_input_of_a_model_call_ends_the_run(text: str, instructions: str | None) -> None:
+    with pytest.raises(DivergenceError, match="looker/1 model looker") as caught:
+        await go_on(looker(instructions=instructions), text, await first_steps(1))
+
+    assert caught.value.step_id == "looker/1 model looker"
+    assert "with input" in caught.value.expected
+    assert caught.value.expected != caught.value.found
+
+
+async def test_another_agent_under_the_same_id_ends_the_run() -> None:
+    memos = await first_steps(1)
+    for memo in memos.values():
+        memo["data"]["record"]["agent"] = "somebody else"
+
+    with pytest.raises(DivergenceError, match="somebody else"):
+        await go_on(looker(), "look up", memos)
+
+
+async def test_memos_that_nobody_asks_for_end_the_run() -> None:
+    agent = looker()
+    memos = await first_steps(2)
+    # The deployed code answers at once where the old one looked.
+    agent.model = ScriptedModel([[assistant_message("no need to look")]])
+    model_step, _tool_step = memos
+    del memos[model_step]
+
+    with pytest.raises(DivergenceError, match=r"looker/1\.1 look.*not asked for"):
+        await go_on(agent, "look up", memos)
+
+
+async def test_the_options_may_ask_for_a_warning_only(caplog: pytest.LogCaptureFixture) -> None:
+    agent = looker()
+    agent.model = ScriptedModel([[assistant_message("blue")]])
+    with caplog.at_level(logging.WARNING, logger="inngest_agents"):
+        run = await go_on(agent, "look down", await first_steps(2), divergence="warn")
+
+    assert run.result.final_output == "blue"
+    assert "looker/1 model looker" in caplog.text
+
+
+async def test_a_divergence_is_not_told_to_the_model_as_a_tool_s_failure() -> None:
+    memos = await first_steps(2)
+    tool_step = list(memos)[1]
+    memos[tool_step]["data"]["asked"] = "0" * 16
+
+    with pytest.raises(DivergenceError, match=r"looker/1\.1 look"):
+        await go_on(looker(), "look up", memos)
