@@ -25,7 +25,8 @@ def looker(name: str = "looker", what: str = "sky", instructions: str | None = N
 
 async def first_steps(count: int) -> dict[str, Any]:
     """The memos of the first steps of a run."""
-    run = await replayed(lambda step, agent=looker(): DurableRunner.run(agent, "look up", step=step))
+    agent = looker()
+    run = await replayed(lambda step: DurableRunner.run(agent, "look up", step=step))
     return dict(list(run.memos.items())[:count])
 
 
