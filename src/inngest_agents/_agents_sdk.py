@@ -285,6 +285,15 @@ def tap_events(result: agents.RunResultStreaming, tap: Callable[[Callable[[Any],
     queue.put_nowait = functools.partial(tap, queue.put_nowait)
 
 
+_CLEANUP: Final = "_cleanup_tasks"
+name("agents.result", f"RunResultStreaming.{_CLEANUP}")
+
+
+def cancel_tasks(result: agents.RunResultStreaming) -> None:
+    """Cancel the loop of a streamed run and its guardrails, and leave the events in the queue to the consumer."""
+    getattr(result, _CLEANUP)()
+
+
 # usage.py: what the SDK's adapters hang on a streamed response beside its fields.
 usage_of_response: Final[Any] = name("agents.usage", "_response_usage_to_usage")
 requests_without_usage: Final[Any] = name("agents.usage", "_requests_for_response_without_usage")

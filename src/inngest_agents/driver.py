@@ -71,6 +71,8 @@ class _Run:
     """One durable run under way in this request."""
 
     inner: asyncio.Task[Any] | None = None
+    stop: Callable[[], object] | None = None
+    """Cancels the loop and the tasks beside it, where cancelling `inner` is not enough."""
     driven: bool = True
     """Whether the user's own frame waits for this run, so that the end of the request can be raised there. A streamed
     run that nobody consumes starts no steps."""
@@ -164,7 +166,7 @@ class Driver:
         finally:
             await self._forget(run)
 
-    def attach(self, start: Callable[[], asyncio.Task[Any]]) -> _Run:
+    def attach(self, start: Callable[[], asyncio.Task[Any]], stop: Callable[[], object]) -> _Run:
         """A streamed run, whose loop the SDK starts as a task of its own.
 
         It starts steps only between `resume` and `pause`. When the request ends, the loop is cancelled; whoever consumes
@@ -172,10 +174,11 @@ class Driver:
 
         Args:
             start: starts the loop and gives its task.
+            stop: cancels that task and those beside it.
         """
-        run = _Run(driven=False)
-        inner = self._start_loop(run, start)
-        self._end.add_done_callback(lambda _: inner.cancel())
+        run = _Run(driven=False, stop=stop)
+        self._start_loop(run, start)
+        self._end.add_done_callback(lambda _: stop())
         return run
 
     def resume(self, run: _Run) -> None:
@@ -204,8 +207,8 @@ class Driver:
 
     def abandon(self, run: _Run) -> None:
         """Stop a streamed run that nobody will consume."""
-        if run.inner is not None:
-            run.inner.cancel()
+        if run.stop is not None:
+            run.stop()
 
     @property
     def has_ended(self) -> bool:
@@ -222,6 +225,13 @@ class Driver:
         if self.engine.target is not None:
             return False
         return self._started_any or (self.engine.attempt == 0 and self.engine.memo_count == 0)
+
+    @property
+    def asks_for_news(self) -> bool:
+        """Whether a step that has no memo is asked for by this request first, so that what led to it is new."""
+        if self.engine.target is not None or self._stopping is not None:
+            return False
+        return self._started_any or self.engine.attempt == 0
 
     def _start_loop(self, run: _Run, start: Callable[[], asyncio.Task[T]]) -> asyncio.Task[T]:
         token = _run.set(run)
@@ -251,7 +261,7 @@ class Driver:
         for asked in [asked for asked in self._asked.values() if asked.run is run]:
             self._withdraw(asked)
         if run.inner is not None and not run.inner.done():
-            run.inner.cancel()
+            (run.stop or run.inner.cancel)()
             await asyncio.wait((run.inner,))
 
     def memo(self, request: StepRequest) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from inngest_agents.resources import restore_resources, use_resources
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger
     from inngest_agents.driver import Driver
+    from inngest_agents.instrument.tracing import SpanLedger
     from inngest_agents.options import DurableOptions
     from inngest_agents.sinks import SinkPump
     from inngest_agents.stats.records import UsageRecord
@@ -106,7 +107,7 @@ class Journal:
 
     def __init__(self, driver: Driver, options: DurableOptions, *, name: str, run_id: str, driven: bool = True) -> None:
         self.driver = driver
-        self._driven = driven
+        self.is_driven = driven
         self.options = options
         self.name = name
         self.run_id = run_id
@@ -120,6 +121,8 @@ class Journal:
             self.ledger = BudgetLedger(options.budget, prices=options.prices)
         self.sink: SinkPump | None = None
         """Takes the events of a streamed run."""
+        self.spans: SpanLedger | None = None
+        """What the trace's processors were told; None until the SDK's loop makes a span."""
         self.handoffs = 0
         """Handoffs of all loops that have ended on this pass."""
         self._order = 0
@@ -154,11 +157,23 @@ class Journal:
         Raises:
             Exception: the error of a step that failed for good, with its original type where that is known.
         """
-        memo = self.driver.memo(request)
+        spans = self.spans
+        try:
+            memo = self.driver.memo(request)
+        except Exception:
+            if spans is not None:
+                spans.before_step(is_new=False)
+            raise
         if memo is not None:
+            if spans is not None:
+                spans.before_step(is_new=False)
+                spans.restore_times(memo.get("spans", {}))
             return self._checked(memo)
+        if spans is not None:
+            spans.before_step(is_new=self.driver.asks_for_news)
+            _store_times(request, spans.times_to_store())
         request.context = contextvars.copy_context()
-        ask = self.driver.ask if self._driven else self.driver.ask_undriven
+        ask = self.driver.ask if self.is_driven else self.driver.ask_undriven
         return self._checked(await ask(request))
 
     def _checked(self, payload: dict[str, Any]) -> dict[str, Any]:
@@ -173,9 +188,14 @@ class Journal:
             self.add_record(record)
         return payload
 
+    def finish(self) -> None:
+        """The run has ended, with a result or an error; the request goes on."""
+        if self.spans is not None:
+            self.spans.finish(is_new=self.driver.makes_news)
+
     async def fail(self, error: Exception) -> None:
         """End the run with an error that the SDK must not see; comes back only where no loop of the SDK is around."""
-        if self._driven:
+        if self.is_driven:
             self.driver.fail(error)
             await asyncio.get_running_loop().create_future()  # until the driver cancels the loop
 
@@ -196,6 +216,18 @@ class Journal:
         scope = current_scope()
         base = scope.path or self.name
         return f"{base}/{label}" if base else label
+
+
+def _store_times(request: StepRequest, times: dict[str, str]) -> None:
+    """Store when the spans around a step started; see `instrument.tracing`."""
+    if not times:
+        return
+    run = request.run
+
+    async def run_and_add(scope: StepScope) -> dict[str, Any]:
+        return {**await run(scope), "spans": times}
+
+    request.run = run_and_add
 
 
 def current_journal() -> Journal | None:

@@ -5,7 +5,7 @@ does not checkpoint; a sink gets each event once. What it gets are JSON-able dic
 
 | key | what it holds |
 |---|---|
-| `type` | `raw_response_event` (the model, live), `run_item_stream_event`, `agent_updated_stream_event`, `durable.retry` |
+| `type` | `raw_response_event` (live), `run_item_stream_event`, `agent_updated_stream_event`, `durable.retry` |
 | `id` | the same for the same event on every attempt to deliver it |
 | `run_id` | the id of the Inngest run |
 | `step_id` | the step of the model call that speaks, or that the event follows |
@@ -15,11 +15,11 @@ does not checkpoint; a sink gets each event once. What it gets are JSON-able dic
 | `index` | raw events only: their place in the stream of this attempt, from 0 without gaps |
 | `event` | the SDK's event as JSON |
 
-A model call that broke off is tried again as the next attempt of the same step. `durable.retry` comes first then: drop
-what came for that `step_id` with a smaller `attempt`. After a crash the attempt may stay the same: an `index` that is 0
-again for the same `step_id` says the same as `durable.retry`. Run items are sent once, by the request that made them; one
-that is lost because the process was killed in that moment is not sent again. Nested runs send what their models say (if
-they are streamed: `as_tool(on_stream=…)`), and no run items.
+A model call that broke off is tried again as the next attempt of the same step. `durable.retry` comes first then:
+drop what came for that `step_id` with a smaller `attempt`. After a crash the attempt may stay the same: an `index`
+that is 0 again for the same `step_id` says the same as `durable.retry`. Run items are sent once, by the request that
+made them; one that is lost because the process was killed in that moment is not sent again. Nested runs send what
+their models say (if they are streamed: `as_tool(on_stream=…)`), and no run items.
 """
 
 from __future__ import annotations

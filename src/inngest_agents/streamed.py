@@ -1,11 +1,11 @@
 """The result of a streamed durable run.
 
-The SDK starts the loop of a streamed run at once, as a task of its own. But a durable run must be driven: where a request
-of the engine ends (after a step, without checkpointing), Inngest's interrupt has to leave from the user's own frame, and
-the only frame of the user that waits for a streamed run is the one that consumes it. So steps start only while
-`stream_events()` is consumed or `wait()` is awaited, and the interrupt comes out of there. A run that nobody consumes
-makes no step (a warning says so after a while); one whose consumer has left goes on when it is consumed again, and is
-stopped when the task that started it ends.
+The SDK starts the loop of a streamed run at once, as a task of its own. But a durable run must be driven: where a
+request of the engine ends (after a step, without checkpointing), Inngest's interrupt has to leave from the user's own
+frame, and the only frame of the user that waits for a streamed run is the one that consumes it. So steps start only
+while `stream_events()` is consumed or `wait()` is awaited, and the interrupt comes out of there. A run that nobody
+consumes makes no step (a warning says so after a while); one whose consumer has left goes on when it is consumed
+again, and is stopped when the task that started it ends.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from agents import RunResultStreaming, StreamEvent
 from agents.exceptions import AgentsException
 
+from inngest_agents._agents_sdk import cancel_tasks
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_memoized, non_retriable
 from inngest_agents.journal import Journal, inside_run
@@ -66,7 +67,9 @@ class _Drive:
             await self.driver.conclude(self.run)
         finally:
             self.is_over = True
-            if self.driver.has_ended and self.before is not None:
+            if not self.driver.has_ended:
+                self.journal.finish()
+            elif self.before is not None:
                 self.before.undo()
             if self.owner is not None:
                 self.owner.remove_done_callback(self.abandoned)
@@ -198,7 +201,7 @@ def start_streamed(
         assert result.run_loop_task is not None
         return result.run_loop_task
 
-    drive.run = driver.attach(start_loop)
+    drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]))
     result = made[0]
     drive.run.inner.add_done_callback(lambda _: _close(result))
     if drive.owner is not None:

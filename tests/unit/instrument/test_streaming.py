@@ -484,3 +484,20 @@ async def test_the_provider_s_own_retries_stay_off_and_raw_usage_comes_back() ->
 async def test_a_missing_step_is_a_type_error_that_shows_the_call() -> None:
     with pytest.raises(TypeError, match=r"DurableRunner\.run_streamed\(agent, input, step=ctx\.step\)"):
         DurableRunner.run_streamed(add_agent(two_turns()), "hi")
+
+
+async def test_a_guardrail_beside_the_model_does_not_hold_up_the_end_of_a_request() -> None:
+    ran: list[int] = []
+
+    async def allow(*_: Any) -> GuardrailFunctionOutput:
+        ran.append(1)
+        await asyncio.sleep(0)
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
+
+    agent = add_agent(two_turns(), input_guardrails=[InputGuardrail(allow, name="in")])
+    run = await asyncio.wait_for(
+        replayed(lambda step: DurableRunner.run_streamed(agent, "1 + 2", step=step).wait()), timeout=30
+    )
+    assert run.result.final_output == "three"
+    assert len(ran) == 1
+    assert len(run.result.input_guardrail_results) == 1
