@@ -110,31 +110,32 @@ class Executor:
         try:
             while True:
                 self._work.clear()
-                for job in self._claim():
+                now = self._clock.now()
+                for job in self._claim(now):
                     task = asyncio.create_task(self._do(job))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
-                await self._wait_for_work()
+                await self._wait_for_work(now)
         finally:
             beat.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(beat, *self._tasks, return_exceptions=True)
 
-    def _claim(self) -> list[Job]:
+    def _claim(self, now: int) -> list[Job]:
         try:
-            due, now = self._store.next_due(), self._clock.now()
+            due = self._store.next_due()
             return [] if due is None or due > now else self._store.claim(self.id, now)
         except sqlite3.OperationalError as error:
             # Somebody else holds the file for long; the jobs stay due.
             logger.warning("can't claim jobs now: %s", error)
             return []
 
-    async def _wait_for_work(self) -> None:
-        """Until `wake` is called or the next job falls due. A job that is held back by a concurrency limit is
-        due already: the end of another wakes us.
+    async def _wait_for_work(self, claimed_until: int) -> None:
+        """Until `wake` is called or the next job falls due. One that was due before and was not claimed is held back
+        by a concurrency limit: the end of another wakes us.
         """
-        timer = self._store.next_timer(self._clock.now())
+        timer = self._store.next_timer(claimed_until)
         delay = POLL_SECONDS
         if timer is not None:
             delay = min(delay, max(0.0, (timer - self._clock.now()) / SECOND / self._clock.scale))

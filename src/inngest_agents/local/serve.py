@@ -74,6 +74,8 @@ class ThreadedServer:
             ws="none",
             interface="asgi3",
             timeout_graceful_shutdown=1,
+            # Between two checkpoints lies a model call: a connection that was dropped meanwhile would cost a save.
+            timeout_keep_alive=600,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
