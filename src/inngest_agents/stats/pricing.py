@@ -7,6 +7,7 @@ changes it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -130,17 +131,25 @@ def _own_defaults(entry: Mapping[str, Any]) -> dict[str, Any]:
 def _find_listed(usage: UsageRecord, table: price_table.PriceTable) -> tuple[Match | None, str]:
     """Find the model that answered, or else the one that was asked for; with what the reader must know."""
     provider = usage.provider or (table.split(usage.requested_model)[0] if usage.requested_model else "")
-    match = table.find(usage.billed_model, provider)
+    return _look_up(table, usage.billed_model, usage.model, usage.requested_model, provider)
+
+
+@functools.lru_cache(maxsize=1024)
+def _look_up(
+    table: price_table.PriceTable, billed: str, answered: str, requested: str, provider: str
+) -> tuple[Match | None, str]:
+    # A run asks for few models many times, and looking for one that is not listed goes through the whole table.
+    match = table.find(billed, provider)
     if match is not None:
-        note = "" if match.exact else f"priced as {match.key}: the table does not list {usage.billed_model}"
+        note = "" if match.exact else f"priced as {match.key}: the table does not list {billed}"
         return match, note
-    if usage.requested_model and usage.requested_model != usage.model:
-        match = table.find(usage.requested_model, provider)
+    if requested and requested != answered:
+        match = table.find(requested, provider)
         if match is not None:
-            return match, f"priced as {match.key}, which was asked for: the table does not list {usage.model}"
-    listed = table.listed_for(usage.billed_model)
+            return match, f"priced as {match.key}, which was asked for: the table does not list {answered}"
+    listed = table.listed_for(billed)
     where = f" for {provider} (but for {', '.join(listed)})" if provider and listed else ""
-    return None, f"LiteLLM's table has no price for {usage.billed_model}{where}"
+    return None, f"LiteLLM's table has no price for {billed}{where}"
 
 
 def _apply(usage: UsageRecord, match: Match, source: str, version: str, note: str = "") -> Price:
