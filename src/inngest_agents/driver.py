@@ -169,8 +169,8 @@ class Driver:
     def attach(self, start: Callable[[], asyncio.Task[Any]], stop: Callable[[], object]) -> _Run:
         """A streamed run, whose loop the SDK starts as a task of its own.
 
-        It starts steps only between `resume` and `pause`. When the request ends, the loop is cancelled; whoever consumes
-        its events then finds the stream ended and calls `conclude`, which raises the end in the user's frame.
+        It starts steps only between `resume` and `pause`. When the request ends, the loop is cancelled; whoever
+        consumes its events then finds the stream ended and calls `conclude`, which raises the end in the user's frame.
 
         Args:
             start: starts the loop and gives its task.
@@ -219,8 +219,8 @@ class Driver:
     def makes_news(self) -> bool:
         """Whether what the loops do now was not done by an earlier request already.
 
-        A memo that nobody has asked for yet lies ahead, so an earlier request was here. A targeted request only repeats what
-        led to its plan, and a repeated attempt what led to the step that failed.
+        A memo that nobody has asked for yet lies ahead, so an earlier request was here. A targeted request only
+        repeats what led to its plan, and a repeated attempt what led to the step that failed.
         """
         if self.engine.target is not None:
             return False
@@ -291,7 +291,8 @@ class Driver:
                 "names of their own: DurableOptions(name='…')"
             )
         asked = _Asked(request, self.loop.create_future(), _run.get())
-        asked.after_replay = self._replaying or self.engine.attempt > 0
+        # Without checkpointing each request has one step of its own, and a cut one comes back as another attempt.
+        asked.after_replay = (self._replaying and self._saver is not None) or self.engine.attempt > 0
         self._asked[request.hashed_id] = asked
         self._activity += 1
         warning = None

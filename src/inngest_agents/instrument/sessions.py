@@ -108,19 +108,19 @@ class _Store:
             self._ends_with = None
             return await self._step(f"session {method}", call, kwargs)
 
-    async def flush(self) -> None:
-        """Write what has been added.
+    async def flush(self, *, at_end: bool = False) -> None:
+        """Write what has been added; at the end of a run, carry out what only defers compaction, too.
 
         Raises:
             Exception: what the session raised on the last attempt.
         """
         async with self._lock:
-            await self._flush()
+            await self._flush(at_end=at_end)
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, at_end: bool = False) -> None:
         while self.pending:
             await self._write()
-        if self.compaction_due:
+        if self.compaction_due or (at_end and self.compactions):
             await self._compact()
 
     async def _write(self) -> None:
@@ -204,12 +204,14 @@ class _Store:
         """
         new = self._fingerprints([item for addition in batch for item in addition.items])
         known = self._ends_with or []
-        stored = await _awaited(self.session.get_items(limit=len(known) + len(new) + 1, **batch[0].kwargs))
+        limit: dict[str, Any] = {"limit": len(known) + len(new) + 1}
+        if "limit" not in _signature(self.session.get_items).parameters:
+            limit = {}
+        stored = await _awaited(self.session.get_items(**limit, **batch[0].kwargs))
         found = self._fingerprints(stored)
         for count in range(len(new), 0, -1):
             expected = known + new[:count]
-            whole = not self._is_whole or len(found) == len(expected)
-            if whole and found[-len(expected) :] == expected:
+            if (not self._is_whole or len(found) == len(expected)) and found[-len(expected) :] == expected:
                 return count
         return 0
 
@@ -237,7 +239,7 @@ async def finish_session(journal: Journal, session: Any) -> None:
         Exception: what the session raised on the last attempt.
     """
     if session is not None:
-        await _store_of(journal, real_session(session)).flush()
+        await _store_of(journal, real_session(session)).flush(at_end=True)
 
 
 def real_session(session: Any) -> Any:
@@ -303,7 +305,7 @@ def _methods(store: _Store) -> dict[str, Any]:
 def _signature(function: Any) -> inspect.Signature:
     try:
         return inspect.signature(function)
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001  the SDK, too, takes any failure for "it has no wrapper parameter"
         return inspect.Signature()
 
 
