@@ -1,9 +1,9 @@
 """Tracing: one trace for a durable run, each span of it once, whatever number of requests the run takes.
 
-Spans inside a step are made when the step runs, and only then: they are left alone. The spans around steps (the trace, the
-agents, turns, tool calls, handoffs, guardrails) are made by the SDK's loop again on each replay. They get ids derived from
-the run's id, so that a span is the same one on every pass, and its children inside steps hang on it. What the processors
-are told of them is held back until a step shows whether it is new:
+Spans inside a step are made when the step runs, and only then: they are left alone. The spans around steps (the
+trace, the agents, turns, tool calls, handoffs, guardrails) are made by the SDK's loop again on each replay. They get
+ids derived from the run's id, so that a span is the same one on every pass, and its children inside steps hang on it.
+What the processors are told of them is held back until a step shows whether it is new:
 
 - A step that has a memo was asked for by an earlier request, which told of all that led to it.
 - A step that is asked for the first time makes what led to it new: the starts of the spans around it, and whatever has
@@ -15,9 +15,9 @@ So the start of a span is told by the request that first works inside it, and it
 there; a targeted request and a repeated attempt tell nothing of their own. The time of the start is stored with the
 first step inside the span.
 
-Limits: a trace that the user's function opens around the run itself is opened on each request. Providers that do not build
-on `DefaultTraceProvider` get random ids and every pass. Without checkpointing, the start (not the end) of a tool call may
-be told again while other calls of the same turn are under way. What a process was killed over is lost.
+Limits: a trace that the user's function opens around the run itself is opened on each request. Providers that do not
+build on `DefaultTraceProvider` get random ids and every pass. Without checkpointing, the start (not the end) of a tool
+call may be told again while other calls of the same turn are under way. What a process was killed over is lost.
 """
 
 from __future__ import annotations

@@ -501,3 +501,42 @@ async def test_a_guardrail_beside_the_model_does_not_hold_up_the_end_of_a_reques
     assert run.result.final_output == "three"
     assert len(ran) == 1
     assert len(run.result.input_guardrail_results) == 1
+
+
+async def test_a_realtime_sink_publishes_batches_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    import inngest
+    from inngest.experimental import realtime
+
+    from inngest_agents import RealtimeSink
+
+    published: list[dict[str, Any]] = []
+    where: set[tuple[str, str]] = set()
+
+    async def publish(client: inngest.Inngest, channel: str, topic: str, data: Any) -> None:
+        where.add((channel, topic))
+        published.extend(data["events"])
+
+    monkeypatch.setattr(realtime, "publish", publish)
+    sink = RealtimeSink(inngest.Inngest(app_id="a", is_production=False), channel="chat:1", topic="tokens")
+    agent, options = add_agent(two_turns()), DurableOptions(stream=sink)
+    await replayed(lambda step: DurableRunner.run_streamed(agent, "1 + 2", step=step, options=options).wait())
+    assert where == {("chat:1", "tokens")}
+    first = [event["index"] for event in published if event["step_id"] == "adder/1 model adder" and "index" in event]
+    assert first == list(range(len(first)))
+    assert published[-1]["event"]["name"] == "message_output_created"
+
+
+async def test_a_sink_that_never_answers_holds_up_the_end_of_a_request_only_so_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from inngest_agents import sinks
+
+    monkeypatch.setattr(sinks, "FLUSH_SECONDS", 0.02)
+
+    async def stuck(_: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    agent, options = add_agent(two_turns()), DurableOptions(stream=stuck)
+    run = await replayed(lambda step: DurableRunner.run_streamed(agent, "1 + 2", step=step, options=options).wait())
+    assert run.result.final_output == "three"
+    assert "did not take them within" in caplog.text

@@ -1,0 +1,82 @@
+"""Traces of durable runs on the engines: the same spans, once, with and without checkpointing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import inngest
+import pytest
+from agents import Agent, function_tool, set_trace_processors
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
+from agents.tracing import Span, Trace, TracingProcessor
+from agents.tracing.provider import DefaultTraceProvider
+from agents.tracing.setup import get_trace_provider
+
+from inngest_agents import DurableOptions, DurableRunner
+
+if TYPE_CHECKING:
+    from .harness import EngineUnderTest
+
+
+class Recorder(TracingProcessor):
+    """Notes what a user's processor is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str]] = []
+        self.names: dict[str, tuple[str, str | None]] = {}
+
+    def on_trace_start(self, trace: Trace) -> None:
+        self.told.append(("trace start", trace.trace_id))
+
+    def on_trace_end(self, trace: Trace) -> None:
+        self.told.append(("trace end", trace.trace_id))
+
+    def on_span_start(self, span: Span[Any]) -> None:
+        self.told.append(("start", span.span_id))
+
+    def on_span_end(self, span: Span[Any]) -> None:
+        self.told.append(("end", span.span_id))
+        self.names[span.span_id] = (span.span_data.type, getattr(span.span_data, "name", None))
+
+    def shutdown(self) -> None: ...
+
+    def force_flush(self) -> None: ...
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_each_span_ends_once_and_the_trace_is_one(engine: EngineUnderTest, checkpoint: bool) -> None:
+    @function_tool
+    async def double(n: int) -> int:
+        return 2 * n
+
+    script: list[Any] = [
+        [function_call("double", {"n": n}, call_id=f"c{n}") for n in range(3)],
+        [assistant_message("ok")],
+    ]
+    model = ScriptedModel([ModelStep(output=items) for items in script], emit_traces=True)
+    agent = Agent(name="doubler", model=model, tools=[double])
+
+    @engine.client.create_function(fn_id="trace", trigger=inngest.TriggerEvent(event="go"))
+    async def fn(ctx: inngest.Context) -> Any:
+        options = DurableOptions(checkpoint=checkpoint)
+        return (await DurableRunner.run(agent, "double", step=ctx.step, options=options)).to_dict()
+
+    provider = get_trace_provider()
+    assert isinstance(provider, DefaultTraceProvider)
+    before, recorder = list(provider._multi_processor._processors), Recorder()
+    set_trace_processors([recorder])
+    try:
+        engine.serve([fn])
+        assert engine.run("go").status == "Completed"
+    finally:
+        set_trace_processors(before)
+    told = Counter(recorder.told)
+    assert all(count == 1 for (kind, _), count in told.items() if kind != "start")
+    kinds = Counter(kind for kind, _ in told)
+    assert kinds["trace start"] == kinds["trace end"] == 1
+    assert kinds["start"] == kinds["end"]
+    names = Counter(recorder.names.values())
+    assert names["function", "double"] == 3
+    assert names["agent", "doubler"] == 1
+    assert sum(count for (kind, _), count in names.items() if kind == "generation") == 2
