@@ -208,7 +208,7 @@ class DurableRunner(Runner):
             run_id=driver.engine.run_id,
         )
         return start_streamed(
-            start, driver=driver, journal=journal, starting_agent=starting_agent.name, before=Rewind.of(input)
+            start, driver=driver, journal=journal, starting_agent=starting_agent.name, before=Rewind.of(input, context)
         )
 
     @classmethod
@@ -237,7 +237,7 @@ class DurableRunner(Runner):
             with inside_run(journal):
                 return await _plain_run(starting_agent, input, **kwargs)
 
-        before = Rewind.of(input)
+        before = Rewind.of(input, kwargs.get("context"))
         try:
             result = await driver.drive(main)
         except BaseException as error:
