@@ -458,3 +458,19 @@ def processor_of(span_or_trace: Any) -> Any:
 def set_processor(span_or_trace: Any, processor: Any) -> None:
     """Let another one be told."""
     span_or_trace._processor = processor
+
+
+def is_sandbox_agent(agent: Any) -> bool:
+    """Whether an agent works in a sandbox; its class is only imported where one is used."""
+    module = sys.modules.get("agents.sandbox.sandbox_agent")
+    return module is not None and isinstance(agent, module.SandboxAgent)
+
+
+def agent_of_tool(tool: Any) -> Any:
+    """The agent of an agent tool (`FunctionTool._agent_instance`), or None."""
+    return getattr(tool, "_agent_instance", None)
+
+
+def agent_of_state(state: Any) -> Any:
+    """The agent with which a `RunState` goes on (`RunState._current_agent`)."""
+    return state._current_agent

@@ -64,8 +64,6 @@ class Checkpointer:
         self._sending: list[tuple[bytes, StepResponse]] = []
         self._outcome = SaveOutcome.SAVED
         self._worker: asyncio.Task[None] | None = None
-        self.saved_any = False
-        """Whether a step of this request was saved: the server then counts attempts from 0 again."""
 
     @property
     def unsaved(self) -> list[StepResponse]:
@@ -92,7 +90,6 @@ class Checkpointer:
                 body = self._prefix.encode() + b",".join(step for step, _ in self._sending) + b"]}"
                 self._outcome = await self._save(body)
                 if self._outcome is SaveOutcome.SAVED:
-                    self.saved_any = True
                     self._sending = []
         finally:
             self._worker = None

@@ -109,7 +109,6 @@ class Driver:
         self.names: dict[str, int] = before.names if before is not None else {}
         """How many runs of each name the function has started, for their ids."""
         self.started: float = before.started if before is not None else time.monotonic()
-        self._saved_before = before is not None and before.saved_any
         self._saver = self._make_saver() if checkpoint else None
         self._deadline = None if max_runtime is None or engine.is_connect else self.started + max_runtime
 
@@ -138,11 +137,6 @@ class Driver:
             logger.debug("run %s: no checkpointing: %s", self.engine.run_id, target)
             return None
         return Checkpointer(target, on_lost=self._lost)
-
-    @property
-    def saved_any(self) -> bool:
-        """Whether a step of this request was saved; the server then counts attempts from 0 again."""
-        return self._saved_before or (self._saver is not None and self._saver.saved_any)
 
     def unique_name(self, name: str) -> str:
         """The name of a run for its step ids: "triage", and for later runs of that name "triage:1", "triage:2"."""
@@ -402,7 +396,7 @@ class Driver:
         if self._stopping is not None:
             return  # the request is ending; this step is asked for again in the next one
         await self.engine.before_execution()
-        attempt = 0 if self.saved_any else self.engine.attempt
+        attempt = self.engine.attempt
         scope = StepScope(request.step_id, f"{self.engine.run_id}-{request.hashed_id[:20]}", attempt)
         scope.maybe_repeated = asked.after_replay
         started, start = time.time_ns(), time.perf_counter_ns()
@@ -429,7 +423,10 @@ class Driver:
             metadata=request.metadata(payload) if request.metadata is not None else None,
         )
         overdue = self._deadline is not None and time.monotonic() > self._deadline
-        if self._saver is None or (overdue and self._stopping is None):
+        # A checkpoint does not reset the attempts of the request that is open, an answer does: without one, a step that
+        # fails later would share the attempts of the step for which this request is a retry.
+        yields = overdue or self.engine.attempt > 0
+        if self._saver is None or (yields and self._stopping is None):
             self._stop([response])
             return
         self._saver.add(await self.engine.opcode(response), response)

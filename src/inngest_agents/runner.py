@@ -23,6 +23,7 @@ from inngest_agents.result import DurableRunResult
 from inngest_agents.rewind import Rewind
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.streamed import DurableRunResultStreaming, as_durable_result, start_streamed
+from inngest_agents.unsupported import refuse_unsupported
 
 __all__ = ["DurableRunner"]
 
@@ -199,6 +200,7 @@ class DurableRunner(Runner):
 
         if current_journal() is not None or current_step() is not None:
             return as_durable_result(start(), None)
+        refuse_unsupported(starting_agent, input, run_config)
         chosen = options if options is not None else DurableOptions()
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(
@@ -224,6 +226,7 @@ class DurableRunner(Runner):
         if current_journal() is not None or current_step() is not None:
             # Inside another durable run: its journal (or the step around this call) makes this one durable already.
             return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats())
+        refuse_unsupported(starting_agent, input, kwargs.get("run_config"))
         chosen = options if options is not None else DurableOptions()
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(
