@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,13 @@ from .workloads import INSTANT, REALISTIC
 def main() -> int:
     """Run the command line."""
     options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     kept = json.loads(Path(options.source).read_text()) if options.source else _measure(options)
     rows = [figures.collect(entry["name"], entry["lines"]) for entry in kept["rows"]]
     tables = report.tables(rows, kept["machine"])
     text = "\n\n".join(table.markdown() for table in tables) + "\n"
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    kept["figures"] = report.to_json(rows)
-    (out / "results.json").write_text(json.dumps(kept, indent=1) + "\n")
+    _keep(kept | {"figures": report.to_json(rows)}, out)
     (out / "results.md").write_text(text)
     drawn = plot.draw(rows, out / "results.png")
     if options.markdown:
@@ -71,16 +71,23 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     )
     entries = [lineup.PLAIN, *lineup.OURS, *(lineup.PEERS if options.peers else ())]
     words = [word.strip().lower() for word in options.rows.split(",") if word.strip()]
-    kept = []
+    kept: dict[str, Any] = {"machine": machine(), "rows": []}
     for entry in entries:
         if words and not any(word in entry.name.lower() for word in words):
             continue
         print(f"{entry.name} …", file=sys.stderr)
-        kept.append({"name": entry.name, "lines": entry.lines(plan, _progress)})
-        for line in kept[-1]["lines"]:
-            if isinstance(line, dict) and line["kind"] == "failed":
+        kept["rows"].append({"name": entry.name, "lines": entry.lines(plan, _progress)})
+        for line in kept["rows"][-1]["lines"]:
+            if line["kind"] == "failed":
                 print(f"  not measured: {line['reason']}", file=sys.stderr)
-    return {"machine": machine(), "rows": kept}
+        _keep(kept, Path(options.out))
+    return kept
+
+
+def _keep(kept: dict[str, Any], out: Path) -> None:
+    """Write the results, after each row, so that a run that is stopped was not for nothing."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def machine() -> str:

@@ -81,7 +81,8 @@ def collect(name: str, lines: Iterable[dict[str, Any]]) -> Row:
             else:
                 row.pairs.setdefault(workload, []).append(Pair(waiting.pop((workload, repeat)), found))
         elif kind == "state":
-            row.state[values.pop("workload")] = State(**values)
+            workload = values.pop("workload")
+            row.state[workload] = State(**values)
         elif kind == "memory":
             row.memory.append(values)
         elif kind == "failed":

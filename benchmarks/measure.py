@@ -10,6 +10,7 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -231,6 +232,8 @@ def versions(contender: Contender) -> dict[str, str]:
 def main(choose: Any) -> None:
     """Run a row's script: the plan is the only argument, `choose` makes the contender for it."""
     plan = Plan.load(sys.argv[1])
+    # So that the servers are stopped whoever stops this.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         asyncio.run(measure(choose(plan), plan))
     except Exception as problem:

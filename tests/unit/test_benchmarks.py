@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks import environments, figures, ledger, lineup, measure, report
@@ -203,6 +205,34 @@ async def test_the_lines_of_a_row_become_tables(tmp_path: Path, book: Path, caps
     assert "not measured: not to be had" in text
     assert "2 cores" in text
     assert list(report.to_json([row])[0]["overhead_ms"]) == ["10x1"]
+
+
+def test_what_only_some_rows_tell_gets_tables_too() -> None:
+    sample = {"mode": "plain", "workload": "50x1", "repeat": 0, **asdict(a_sample(1.0))}
+    sample.pop("prompt")
+    lines: list[dict[str, Any]] = [
+        {"kind": "sample", **sample},
+        {"kind": "sample", **sample, "mode": "durable"},
+        {"kind": "state", "workload": "50x1", "bytes": 2020, "json": 1000, "steps": 101},
+        {"kind": "memory", "round": 0, "runs": 7, "rss": 42_000_000, "seconds": 1.5, "exact": True},
+        {
+            "kind": "replay",
+            "workload": "50x1",
+            "steps": 101,
+            "requests": 102,
+            "replay": 1.125,
+            "deepest": 1.0625,
+            "plain": 0.1,
+            "cpu_per_request": 0.25,
+            "cpu_ratio": 1.5,
+        },
+    ]
+
+    text = "\n".join(table.markdown() for table in report.tables([figures.collect("x", lines)], ""))
+
+    assert "| x | - | 20 | - | - | 2.02 | - |" in text
+    assert "| x | 50x1 | 101 | 1.12 | 1.06 | 102 | 250.0 | 1.50 |" in text
+    assert "| x | 7 | 42 | 42 | 42 | 42 | 1.5 |" in text
 
 
 def test_the_peers_have_environments_of_their_own() -> None:
