@@ -23,6 +23,7 @@ import decimal
 import enum
 import sys
 import uuid
+import zoneinfo
 from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
@@ -129,7 +130,8 @@ def _same_text(value: Any, encoded: dict[str, Any]) -> bool:
         decoded = decode(encoded)
     except Exception:  # noqa: BLE001  a foreign constructor may raise anything; the text is stored then
         return False
-    return type(decoded) is type(value) and _text(decoded) == _text(value)
+    # Inside a list or dict it is the repr that the model sees.
+    return type(decoded) is type(value) and _text(decoded) == _text(value) and repr(decoded) == repr(value)
 
 
 def _text(value: Any) -> str:
@@ -183,6 +185,12 @@ def _decode_dataclass(value: Mapping[str, Any]) -> Any:
     return made
 
 
+def _decode_datetime(text: str, fold: int, zone: str | None) -> datetime.datetime:
+    """ISO 8601 tells neither the second of two equal local times nor the name of a time zone."""
+    value = datetime.datetime.fromisoformat(text).replace(fold=fold)
+    return value if zone is None else value.replace(tzinfo=zoneinfo.ZoneInfo(zone))
+
+
 def _decode_text(value: Mapping[str, Any]) -> SeenText:
     seen = SeenText(value["text"])
     seen.picture = value.get("picture")
@@ -194,7 +202,7 @@ _ENCODERS: Final[tuple[tuple[type[Any], str, Any], ...]] = (
     (set, "set", lambda value: [encode(item) for item in value]),
     (frozenset, "frozenset", lambda value: [encode(item) for item in value]),
     (bytes, "bytes", lambda value: base64.b64encode(value).decode()),
-    (datetime.datetime, "datetime", datetime.datetime.isoformat),
+    (datetime.datetime, "datetime", lambda value: [value.isoformat(), value.fold, getattr(value.tzinfo, "key", None)]),
     (datetime.date, "date", datetime.date.isoformat),
     (datetime.time, "time", datetime.time.isoformat),
     (datetime.timedelta, "timedelta", lambda value: [value.days, value.seconds, value.microseconds]),
@@ -206,7 +214,7 @@ _DECODERS: Final[Mapping[str, Any]] = {
     "set": lambda value: set(decode(value["value"])),
     "frozenset": lambda value: frozenset(decode(value["value"])),
     "bytes": lambda value: base64.b64decode(value["value"]),
-    "datetime": lambda value: datetime.datetime.fromisoformat(value["value"]),
+    "datetime": lambda value: _decode_datetime(*value["value"]),
     "date": lambda value: datetime.date.fromisoformat(value["value"]),
     "time": lambda value: datetime.time.fromisoformat(value["value"]),
     "timedelta": lambda value: datetime.timedelta(*value["value"]),

@@ -1,0 +1,146 @@
+"""What a step stores comes back as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import json
+import uuid
+from typing import Any
+
+import pydantic
+import pytest
+from agents import ModelResponse, Usage
+from agents.items import ItemHelpers
+from agents.testing import assistant_message, function_call
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inngest_agents import codec
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Point(pydantic.BaseModel):
+    x: int
+    label: str | None = None
+
+
+@dataclasses.dataclass
+class Order:
+    item: str
+    points: list[Point]
+    when: datetime.date
+
+
+def through_json(value: Any) -> Any:
+    return codec.decode(json.loads(json.dumps(codec.encode(value))))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.dictionaries(st.just("$type"), inner),
+    max_leaves=12,
+)
+typed_values = st.recursive(
+    st.none()
+    | st.integers()
+    | st.text()
+    | st.binary()
+    | st.dates()
+    | st.datetimes(timezones=st.none() | st.timezones())
+    | st.decimals(allow_nan=False)
+    | st.uuids()
+    | st.timedeltas()
+    | st.just(Color.RED)
+    | st.builds(Point, x=st.integers(), label=st.none() | st.text()),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers() | st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(json_values)
+def test_json_comes_back_as_it_was(value: Any) -> None:
+    assert through_json(value) == value
+
+
+@given(typed_values)
+def test_typed_values_come_back_with_their_types_and_their_text(value: Any) -> None:
+    back = through_json(value)
+    assert back == value
+    assert type(back) is type(value)
+    assert str(back) == str(value)
+
+
+def test_plain_json_is_stored_as_it_is_so_that_a_dashboard_can_be_read() -> None:
+    value = {"items": [1, "two", {"three": None}], "total": 3.5}
+    assert codec.encode(value) == value
+
+
+def test_a_dataclass_comes_back_without_its_constructor_running() -> None:
+    order = Order("mug", [Point(x=1)], datetime.date(2026, 1, 2))
+    assert through_json(order) == order
+
+
+def test_what_json_cannot_carry_is_seen_by_the_model_as_before() -> None:
+    class Odd:
+        def __str__(self) -> str:
+            return "an odd thing"
+
+    call: Any = function_call("f", {}, call_id="c1")
+    odd = Odd()
+    back = through_json(odd)
+
+    assert isinstance(back, codec.SeenText)
+    seen_first = ItemHelpers.tool_call_output_item(call, odd)
+    assert ItemHelpers.tool_call_output_item(call, back) == seen_first
+    assert "an odd thing" in json.dumps(seen_first)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [(1, 2), {1: "a"}, Point(x=1), Color.RED, b"\x00", {3}, Order("a", [], datetime.date.min), decimal.Decimal("1.10")],
+)
+def test_the_model_sees_the_same_on_the_first_pass_and_on_every_replay(value: Any) -> None:
+    call: Any = function_call("f", {}, call_id="c1")
+    assert ItemHelpers.tool_call_output_item(call, through_json(value)) == ItemHelpers.tool_call_output_item(
+        call, value
+    )
+
+
+def test_an_unknown_type_is_refused_and_not_guessed() -> None:
+    with pytest.raises(ValueError, match="hologram"):
+        codec.decode({"$type": "hologram", "value": 1})
+
+
+def test_a_response_keeps_unset_fields_ids_and_usage_entries() -> None:
+    usage = Usage(requests=1, input_tokens=7, output_tokens=2, total_tokens=9)
+    total = Usage()
+    total.add(usage)
+    total.add(usage)
+    response = ModelResponse(
+        output=[assistant_message("hi"), function_call("f", {"a": 1}, call_id="c1")],
+        usage=total,
+        response_id="resp_1",
+        request_id="req_1",
+        raw_usage={"prompt_tokens": 7, "odd": [1]},
+    )
+    stored = json.loads(json.dumps(codec.encode_response(response)))
+    back = codec.decode_response(stored)
+
+    assert [item.model_dump(exclude_unset=True) for item in back.output] == [
+        item.model_dump(exclude_unset=True) for item in response.output
+    ]
+    assert back.usage == total
+    assert len(back.usage.request_usage_entries) == 2
+    assert (back.response_id, back.request_id, back.raw_usage) == ("resp_1", "req_1", response.raw_usage)
+
+
+def test_uuids_and_sets_are_readable_in_the_store() -> None:
+    known = uuid.UUID(int=5)
+    assert codec.encode(known) == {"$type": "UUID", "value": str(known)}
+    assert codec.encode({7}) == {"$type": "set", "value": [7]}

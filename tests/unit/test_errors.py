@@ -1,0 +1,90 @@
+"""Errors keep their type and message through a step, and are not retried where that is no use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import inngest
+import pytest
+from agents import MaxTurnsExceeded
+from agents.exceptions import ModelBehaviorError
+
+from inngest_agents._inngest_sdk import MemoError
+from inngest_agents.errors import is_memoized, non_retriable, qualified_name, rebuild
+
+
+class PaymentError(Exception):
+    """An error as users write them: with a constructor of its own and attributes."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+
+
+class ShoutingError(Exception):
+    def __str__(self) -> str:
+        return str(self.args[0]).upper() + "!"
+
+
+class Outer:
+    class InnerError(ValueError):
+        pass
+
+
+def through_the_engine(error: Exception) -> Exception:
+    return rebuild(MemoError(qualified_name(error), str(error), None))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad"),
+        KeyError("missing"),
+        PaymentError(7, "no money"),
+        ShoutingError("quiet"),
+        Outer.InnerError("deep"),
+        ModelBehaviorError("odd"),
+        UnicodeDecodeError("utf8", b"x", 0, 1, "no"),
+    ],
+)
+def test_an_error_comes_back_with_its_type_and_message(error: Exception) -> None:
+    back = through_the_engine(error)
+
+    assert isinstance(back, type(error))
+    assert str(back) == str(error)
+    assert is_memoized(back)
+    assert qualified_name(back) == qualified_name(error)
+
+
+def test_an_error_whose_type_is_not_loaded_is_an_inngest_step_error_of_that_name() -> None:
+    back = rebuild(MemoError("some.module.that.is.not.There", "gone", "stack"))
+
+    assert isinstance(back, inngest.StepError)
+    assert (back.name, back.message) == ("There", "gone")
+
+
+@pytest.mark.parametrize("error", [MaxTurnsExceeded("too many"), ValueError("bad"), PaymentError(1, "x")])
+def test_a_non_retriable_error_is_still_caught_by_its_type(error: Exception) -> None:
+    durable = non_retriable(error)
+
+    assert isinstance(durable, type(error).__mro__[0] if not isinstance(error, ValueError) else ValueError)
+    assert isinstance(durable, inngest.NonRetriableError)
+    assert str(durable) == str(error)
+    assert type(durable).__name__ in {"MaxTurnsExceeded", "ValueError", "PaymentError"}
+    with pytest.raises((MaxTurnsExceeded, ValueError, PaymentError)):
+        raise durable
+
+
+def test_attributes_of_an_error_stay() -> None:
+    error = MaxTurnsExceeded("too many")
+    details: Any = "what was done"
+    error.run_data = details
+
+    assert non_retriable(error) is error
+    assert error.run_data == details
+
+
+def test_what_is_non_retriable_already_is_left_alone() -> None:
+    error = inngest.NonRetriableError("no")
+    assert non_retriable(error) is error
+    assert type(error) is inngest.NonRetriableError
