@@ -1,10 +1,11 @@
 """Every private name of the Agents SDK that this package touches, and what each is for.
 
 The SDK's loop runs unchanged; it is instrumented at functions that it calls by name (its seams). A seam is wrapped
-once, when this package is imported, and the wrapper does nothing outside of a durable run. Wrapping functions and not cloning
-agents keeps the user's objects themselves in the loop: `result.last_agent is agent` holds, approvals stay bound to
-their agent, an agent as a tool and a resumed `RunState` are durable without being found first, and circular handoffs are no
-case of their own. The price is private names; they are all here, and each is checked when this module is imported.
+once, when this package is imported, and the wrapper does nothing outside of a durable run. Wrapping functions and
+not cloning agents keeps the user's objects themselves in the loop: `result.last_agent is agent` holds, approvals
+stay bound to their agent, an agent as a tool and a resumed `RunState` are durable without being found first, and
+circular handoffs are no case of their own. The price is private names; they are all here, and each is checked when
+this module is imported.
 """
 
 from __future__ import annotations

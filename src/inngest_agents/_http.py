@@ -1,8 +1,8 @@
 """POST over keep-alive connections, for saving steps: a save is on the path of every tool call.
 
-httpx takes 0.8 ms more CPU for each request (measured on one core), which is as much as the whole save takes an engine on
-the same machine. So this is h11, the protocol library below httpx, on asyncio's streams, with only what saves need:
-no redirects, no proxies, no cookies.
+httpx takes 0.8 ms more CPU for each request (measured on one core), which is as much as the whole save takes an
+engine on the same machine. So this is h11, the protocol library below httpx, on asyncio's streams, with only what
+saves need: no redirects, no proxies, no cookies.
 """
 
 from __future__ import annotations

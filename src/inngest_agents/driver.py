@@ -1,12 +1,13 @@
 """Answers the journal's requests: from the memo, by running the step, or by planning it.
 
-There is one driver for each request of the engine; all durable runs that the user's function starts in that
-request share it. The SDK's loop of each run is an inner task; the user's own coroutine waits in `drive`. A request of the engine
-ends in that coroutine's frame, after the inner task was cancelled, so the SDK never sees Inngest's interrupts.
+There is one driver for each request of the engine; all durable runs that the user's function starts in that request
+share it. The SDK's loop of each run is an inner task; the user's own coroutine waits in `drive`. A request of the
+engine ends in that coroutine's frame, after the inner task was cancelled, so the SDK never sees Inngest's
+interrupts.
 
-With checkpointing, every new step starts at once, is saved when it has finished, and the run goes on; so parallel steps
-overlap without planning requests. When a step fails, what is in flight is finished and saved first, then the request
-ends with the failed step, so that the engine retries that one alone.
+With checkpointing, every new step starts at once, is saved when it has finished, and the run goes on; so parallel
+steps overlap without planning requests. When a step fails, what is in flight is finished and saved first, then the
+request ends with the failed step, so that the engine retries that one alone.
 
 Without it (specification, section 5.3.1): one new step alone is run and ends the request, several are planned, and a
 targeted request runs its target only. Which steps belong together is found by waiting until the loop has been idle for
@@ -548,6 +549,6 @@ def _retry_after(request: StepRequest, error: Exception) -> float | None:
 
 def _nested_step(request: StepRequest) -> inngest.NonRetriableError:
     return inngest.NonRetriableError(
-        f"step {request.step_id!r} used step.run (or another method of ctx.step) inside itself. What runs in a step is one "
-        "unit for Inngest: call the function directly, or move the inner step out of the tool."
+        f"step {request.step_id!r} used step.run (or another method of ctx.step) inside itself. What runs in a step "
+        "is one unit for Inngest: call the function directly, or move the inner step out of the tool."
     )

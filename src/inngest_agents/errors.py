@@ -40,8 +40,8 @@ class DivergenceError(inngest.NonRetriableError):
     def __init__(self, step_id: str, expected: str, found: str) -> None:
         super().__init__(
             f"the replay of step {step_id!r} asks for {found}, but the step was run for {expected}. "
-            "The code or the input of the run changed under way: deploy the old code until the run has ended, start the "
-            "run anew, or pass DurableOptions(divergence='warn') to go on with what was remembered."
+            "The code or the input of the run changed under way: deploy the old code until the run has ended, start "
+            "the run anew, or pass DurableOptions(divergence='warn') to go on with what was remembered."
         )
         self.step_id = step_id
         self.expected = expected

@@ -1,12 +1,12 @@
 """The steps of one durable run: who asked for what, under which id.
 
 The SDK's loop, instrumented at its seams, runs in an inner task. Each seam asks the journal for a step; the driver
-answers. The journal is found through a ContextVar, so that a nested run (an agent as a tool) finds its parent's, and code
-inside a step finds none: there, a plain `Runner.run` stays plain, and the `StepScope` records what it used.
+answers. The journal is found through a ContextVar, so that a nested run (an agent as a tool) finds its parent's, and
+code inside a step finds none: there, a plain `Runner.run` stays plain, and the `StepScope` records what it used.
 
 Ids must be the same on every replay and differ between concurrent steps. So they are built from the path of the run
-(the tool call that started a nested run), the name of the agent, what is done, and the turn (and the place in the turn)
-where it is done; the order of the calls plays no part wherever calls can be concurrent.
+(the tool call that started a nested run), the name of the agent, what is done, and the turn (and the place in the
+turn) where it is done; the order of the calls plays no part wherever calls can be concurrent.
 """
 
 from __future__ import annotations
@@ -180,8 +180,8 @@ class Journal:
         version = payload.get("v") if isinstance(payload, dict) else None
         if version != SCHEMA_VERSION:
             raise ValueError(
-                f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the run "
-                "was begun by a newer version or by other code; deploy that version until the run has ended"
+                f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the "
+                "run was begun by a newer version or by other code; deploy that version until the run has ended"
             )
         record = payload.get("record")
         if record is not None:
@@ -206,6 +206,14 @@ class Journal:
             from inngest_agents.stats.records import StepRecord
 
             self.ledger.add(StepRecord.from_dict(record))
+
+    def take_abandoned(self, label: str) -> None:
+        """Count the remembered steps of a nested run that was given up, and will not ask for them."""
+        engine = self.driver.engine
+        for stored in engine.unused(f"{self.step_id(label)}/"):
+            record = stored["record"]
+            engine.take_memo(hash_step_id(record["step_id"]))
+            self.add_record(record)
 
     def is_done(self, label: str) -> bool:
         """Whether the step of this label in the current scope has a memo that was not asked for yet."""

@@ -4,8 +4,8 @@ For those who keep `Runner`: mark tools with `as_step`, wrap their own functions
 `finalize_run`. All of it stands on the journal, the records and the prices of `DurableRunner`. Outside of an Inngest
 function (no `set_step`, no `step=`) each runs the plain thing.
 
-What only `DurableRunner` does: with a plain `Runner.run`, **model calls are not memoized**. Where a request of the engine
-ends and the function is replayed, the model is asked again, and may answer something else.
+What only `DurableRunner` does: with a plain `Runner.run`, **model calls are not memoized**. Where a request of the
+engine ends and the function is replayed, the model is asked again, and may answer something else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One file for each seam of the SDK's loop. `install` wraps them all, once; outside of a durable run they do nothing."""
+"""One file for each seam of the SDK's loop. `install` wraps them all; outside of a durable run they do nothing."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Each loop of the SDK opens a scope: the durable run itself, and every run that is nested in it.
 
-A nested run (an agent as a tool) is a plain `Runner.run` inside the SDK; it finds the journal of its parent here. A plain
-run inside a step is left alone, and what it used is noted for the step's record.
+A nested run (an agent as a tool) is a plain `Runner.run` inside the SDK; it finds the journal of its parent here. A
+plain run inside a step is left alone, and what it used is noted for the step's record.
 """
 
 from __future__ import annotations

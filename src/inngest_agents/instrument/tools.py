@@ -1,9 +1,9 @@
 """Function tools: each call is a step around the tool's raw body.
 
 The engine retries a body that raises. Only its final failure goes to the tool's `failure_error_function`, with the
-original type and message, exactly as the SDK's own invoker does it. A timeout is enforced inside the step: outside of it a
-waiting tool would be given up on one pass and answered from its memo on the next. An agent as a tool is no step itself;
-the calls of its agent are, under a path that contains the tool call.
+original type and message, exactly as the SDK's own invoker does it. A timeout is enforced inside the step: outside
+of it a waiting tool would be given up on one pass and answered from its memo on the next. An agent as a tool is no
+step itself; the calls of its agent are, under a path that contains the tool call.
 """
 
 from __future__ import annotations
@@ -28,16 +28,13 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
         return await original(function_tool=function_tool, context=context, arguments=arguments)
     label = tool_label(function_tool.name, context.tool_call_id)
     is_agent = sdk.is_agent_tool(function_tool)
-    if is_agent and function_tool.timeout_seconds is not None:
-        with nested_under(label):
-            return await original(function_tool=function_tool, context=context, arguments=arguments)
     sdk.consume_default_failure(context)
     held = None
     if not is_agent and journal.ledger is not None and not journal.is_done(label):
         held = journal.ledger.check_tool_call(current_scope().agent_name)
     try:
         if is_agent:
-            value = await _run_agent(journal, label, function_tool, context, arguments)
+            value = await _run_agent_in_time(journal, label, function_tool, context, arguments)
         else:
             value = await _step(journal, label, function_tool, context, arguments)
     except ToolTimeoutError:
@@ -54,6 +51,35 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
         if held is not None and journal.ledger is not None:
             journal.ledger.release(held)
     return sdk.InvocationResult(value, is_sdk_generated_error=sdk.consume_default_failure(context))
+
+
+async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
+    """Run the agent of an agent tool within the tool's timeout, and remember it if the time was not enough.
+
+    The steps of the agent that were done by then are remembered too; so without the memo a replay, which passes them in
+    no time, would find that the agent was fast enough after all.
+    """
+    seconds = function_tool.timeout_seconds
+    if seconds is None:
+        return await _run_agent(journal, label, function_tool, context, arguments)
+    timed_out = f"{label} timed out"
+    if not journal.is_done(timed_out):
+        task = asyncio.ensure_future(_run_agent(journal, label, function_tool, context, arguments))
+        try:
+            done, _ = await asyncio.wait((task,), timeout=seconds)
+        finally:
+            task.cancel()
+        if done:
+            return task.result()
+        await asyncio.wait((task,))
+    else:
+        journal.take_abandoned(label)
+
+    async def call(_: StepScope) -> bool:
+        return True
+
+    await run_step(journal, timed_out, "other", call, name=function_tool.name)
+    raise ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=seconds)
 
 
 async def _run_agent(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
