@@ -234,7 +234,13 @@ class EngineRequest:
         if isinstance(failed, Exception):
             raise failed
         assert result.multi is not None
-        body = _prep_call_result(result.multi[0])
+        [call] = result.multi
+        if call.error is None and call.step is not None:
+            # What `_prep_call_result` does too, after it has encoded the output once more only to see if it can be.
+            described = call.step.to_dict()
+            if isinstance(described, dict):
+                return {**described, "data": call.output}
+        body = _prep_call_result(call)
         if isinstance(body, Exception):
             raise body
         assert isinstance(body, dict)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from inngest_agents.errors import DivergenceError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from inngest_agents.journal import Journal
-    from inngest_agents.stats.records import StepRecord
 
 logger = logging.getLogger("inngest_agents")
 
@@ -35,18 +36,20 @@ def _shown(value: Any) -> Any:
     return type(value).__qualname__
 
 
-def check(journal: Journal, step: StepRecord, asked: str | None, stored: dict[str, Any]) -> DivergenceError | None:
+def check(
+    journal: Journal, step: Mapping[str, Any], asked: str | None, stored: dict[str, Any]
+) -> DivergenceError | None:
     """Compare what a step is asked for with what its memo was made for.
 
     Returns:
         The error to end the run with; None if both are the same, or if the options only want a warning.
     """
     record = stored.get("record", {})
-    was = (record.get("kind", step.kind), record.get("agent", ""), record.get("name", ""), stored.get("asked"))
-    now = (step.kind, step.agent, step.name, asked)
+    was = (record.get("kind", step["kind"]), record.get("agent", ""), record.get("name", ""), stored.get("asked"))
+    now = (step["kind"], step["agent"], step["name"], asked)
     if was == now or (was[:3] == now[:3] and None in {was[3], asked}):
         return None
-    return _report(journal, DivergenceError(step.step_id, _describe(*was), _describe(*now)))
+    return _report(journal, DivergenceError(step["step_id"], _describe(*was), _describe(*now)))
 
 
 def unused(journal: Journal) -> DivergenceError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +18,7 @@ from inngest_agents.journal import (
     StepScope,
     current_scope,
 )
+from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import ErrorRecord, StepKind, StepRecord
 
 
@@ -71,15 +73,16 @@ async def run_step(
     scope = current_scope()
     step_id = journal.step_id(label)
     order = journal.next_order()
-    base = StepRecord(
-        kind=kind,
-        step_id=step_id,
-        name=name,
-        agent=scope.agent_name,
-        path=scope.names,
-        order=order,
-        call_id=call_id,
-    )
+    base: dict[str, Any] = {
+        "kind": kind,
+        "step_id": step_id,
+        "name": name,
+        "agent": scope.agent_name,
+        "path": scope.names,
+        "order": order,
+        "call_id": call_id,
+    }
+    shown: list[dict[str, Any]] = []
 
     question = inputs if asked is None else asked
     digest = None if question is None else divergence.digest(question)
@@ -89,13 +92,11 @@ async def run_step(
         started, start = time.time(), time.perf_counter()
         value, changes = await _call(call, step, carried)
         made = StepRecord(
-            **{
-                **_fields(base),
-                "started_at": round(started, 6),
-                "duration": round(time.perf_counter() - start, 6),
-                "attempts": step.attempt + 1,
-                "nested": tuple(step.nested_usage),
-            }
+            **base,
+            started_at=round(started, 6),
+            duration=round(time.perf_counter() - start, 6),
+            attempts=step.attempt + 1,
+            nested=tuple(step.nested_usage),
         )
         if record is not None:
             made = await record(made, value)
@@ -110,6 +111,7 @@ async def run_step(
         if changes:
             stored["context"] = changes
         stored["record"] = made.to_dict()
+        shown.extend(step_metadata(made))
         return stored
 
     request = StepRequest(
@@ -121,7 +123,7 @@ async def run_step(
         is_final=is_final,
         retry_after=retry_after,
         opts={"input": [inputs]} if inputs is not None else None,
-        metadata=metadata if metadata is not None else dashboard_metadata,
+        metadata=metadata if metadata is not None else lambda _: shown or None,
     )
     try:
         stored = await journal.step(request)
@@ -130,7 +132,7 @@ async def run_step(
         raise
     except Exception as error:
         failed = ErrorRecord(qualified_name(error), str(error))
-        journal.add_record(StepRecord(**{**_fields(base), "error": failed}).to_dict())
+        journal.add_record(StepRecord(**base, error=failed).to_dict())
         raise
     await _take_up(journal, base, digest, stored, carried)
     if restore is not None and "extra" in stored:
@@ -139,7 +141,7 @@ async def run_step(
 
 
 async def _take_up(
-    journal: Journal, base: StepRecord, digest: str | None, stored: dict[str, Any], carried: StepContext | None
+    journal: Journal, base: dict[str, Any], digest: str | None, stored: dict[str, Any], carried: StepContext | None
 ) -> None:
     """Check that a stored step is the one that was asked for, and make its changes to the user's context."""
     diverged = divergence.check(journal, base, digest, stored)
@@ -174,15 +176,4 @@ async def priced(journal: Journal, record: StepRecord) -> StepRecord:
     from inngest_agents.stats.pricing import with_price
 
     nested = [await with_price(usage, journal.options.prices) for usage in record.nested]
-    return StepRecord(**{**_fields(record), "nested": tuple(nested)})
-
-
-def dashboard_metadata(stored: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """What Inngest's dashboard shows of a step beside its output: tokens and cost, or the tool call."""
-    from inngest_agents.stats.metadata import step_metadata
-
-    return step_metadata(StepRecord.from_dict(stored["record"])) or None
-
-
-def _fields(record: StepRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in StepRecord.__dataclass_fields__}
+    return dataclasses.replace(record, nested=tuple(nested))

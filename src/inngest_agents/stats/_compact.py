@@ -31,7 +31,7 @@ def compact(record: DataclassInstance) -> JsonDict:
     out: JsonDict = {}
     for name, default in _defaults(record.__class__):
         value = getattr(record, name)
-        if default is MISSING or value != default:
+        if value is not default and (default is MISSING or value != default):
             out[name] = plain(value)
     return out
 
