@@ -38,13 +38,16 @@ def draw(rows: Sequence[Row], path: Path) -> bool:
     left.set(xscale="log", yscale="log", xlabel="turns (one tool call each)", ylabel="overhead per step, ms")
     left.set_xticks([w.turns for w in LENGTHS], [str(w.turns) for w in LENGTHS])
     left.minorticks_off()
+    # A range may reach below nothing where the machine was disturbed; the scale has no place for that.
+    left.set_ylim(bottom=0.1)
     left.grid(visible=True, alpha=0.3)
-    left.legend(fontsize=8)
+    left.legend(fontsize=8, loc="lower left")
     left.set_title("Overhead per step, against the plain Runner")
     starts = [(row.name, found.median * 1000) for row in shown if (found := figures.latency(row, "start"))]
     bars = right.barh([name for name, _ in starts], [value for _, value in starts])
     right.bar_label(bars, fmt="%.0f", padding=3)
     right.invert_yaxis()
+    right.margins(x=0.15)
     right.set(xlabel="ms")
     right.set_title("Start latency: until the first model call")
     figure.tight_layout()
