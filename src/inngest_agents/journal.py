@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from inngest_agents.stats.records import UsageRecord
     from inngest_agents.stats.stats import RunStats
 
+SUMMARY: Final = "run_stats"
+"""The label of the step that shows the statistics."""
+
 SCHEMA_VERSION: Final = 1
 """The version of what is stored in a step. A newer one is refused, an older one is converted in `Journal.step`."""
 
@@ -199,8 +202,22 @@ class Journal:
             self.driver.fail(error)
             await asyncio.get_running_loop().create_future()  # until the driver cancels the loop
 
+    async def summarize(self, starting_agent: str, result: Any) -> None:
+        """Show the statistics of a run that has ended in a step of their own, which counts for nothing itself."""
+        if not self.options.stats_step:
+            return
+        from inngest_agents.instrument._steps import run_step
+
+        async def call(_: StepScope) -> dict[str, Any]:
+            return self.stats(starting_agent, result).to_dict(timeline=False)
+
+        with inside_journal(self, Scope(path="", names=())):
+            await run_step(self, SUMMARY, "other", call, name=SUMMARY)
+
     def add_record(self, record: dict[str, Any]) -> None:
         """Note what a finished step used."""
+        if record["step_id"] == f"{self.name}/{SUMMARY}":
+            return
         self.records.append(record)
         if self.ledger is not None:
             from inngest_agents.stats.records import StepRecord

@@ -96,6 +96,9 @@ class DurableOptions:
     JSON-able dict (a coroutine function, or a plain one, which is called in a thread), or a `RealtimeSink`; see
     `inngest_agents.sinks` for the dict. A sink that raises or lags behind loses events and never harms the run."""
 
+    stats_step: bool = True
+    """End the run with a step `run_stats`, which shows the statistics in the dashboard. False: one step less."""
+
     divergence: Literal["error", "warn"] = "error"
     """What happens when a replay asks for another step than was remembered, or leaves memos unused: fail the run with a
     `DivergenceError`, or log a warning and go on with what was remembered."""

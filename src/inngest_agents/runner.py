@@ -238,7 +238,9 @@ class DurableRunner(Runner):
 
         async def main() -> Any:
             with inside_run(journal):
-                return await _plain_run(starting_agent, input, **kwargs)
+                result = await _plain_run(starting_agent, input, **kwargs)
+                await journal.summarize(starting_agent.name, result)
+                return result
 
         before = Rewind.of(input, kwargs.get("context"))
         try:

@@ -18,6 +18,7 @@ from typing import Any
 from agents import RunResultStreaming, StreamEvent
 from agents.exceptions import AgentsException
 
+from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_memoized, non_retriable
@@ -75,6 +76,23 @@ class _Drive:
                 self.owner.remove_done_callback(self.abandoned)
             if self.journal.sink is not None:
                 await self.journal.sink.flush()
+
+    async def summarize(self, result: Any) -> None:
+        """The run has ended well: show its statistics in a step, and look for steps that nobody asked for.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: Inngest's own.
+            DivergenceError: there are such steps.
+        """
+
+        async def main() -> None:
+            with inside_run(self.journal):
+                await self.journal.summarize(self.starting_agent, result)
+
+        await self.driver.drive(main)
+        diverged = divergence.unused(self.journal)
+        if diverged is not None:
+            raise diverged
 
     def abandoned(self, _: object) -> None:
         """The task that started the run has ended, and the run has not."""
@@ -162,6 +180,8 @@ class DurableRunResultStreaming(RunResultStreaming):
         await drive.conclude()
         if failure is not None:
             raise _as_durable(failure)
+        if self.final_output is not None or self.interruptions:  # else the user has cancelled it
+            await drive.summarize(self)
 
 
 def _as_durable(error: Exception) -> Exception:

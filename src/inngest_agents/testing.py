@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar
 import inngest
 
 from inngest_agents._inngest_sdk import Opcode, ResponseInterrupt, StepResponse, make_step
+from inngest_agents.journal import SUMMARY
 
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
 
@@ -40,7 +41,8 @@ class ReplayedRun(Generic[T]):
 
     result: T
     steps: list[str]
-    """The ids of the finished steps, in the order in which they finished."""
+    """The ids of the finished steps, in the order in which they finished; without the summary (`…/run_stats`) that
+    every durable run ends with."""
     requests: int
     """How often the handler was called from the top."""
     memos: dict[str, Any]
@@ -114,5 +116,6 @@ def _store(run: ReplayedRun[Any], response: StepResponse, targets: list[str | No
         run.memos[step.id] = {"error": {"name": error.name, "message": str(error), "stack": error.stack}}
     else:
         raise UnsupportedStepError(f"step {step.display_name!r} needs a real engine ({step.op.value})")
-    run.steps.append(step.display_name)
+    if not step.display_name.endswith(f"/{SUMMARY}"):
+        run.steps.append(step.display_name)
     return True

@@ -99,7 +99,7 @@ async def test_a_streamed_run_has_the_result_of_the_plain_runner_and_each_call_i
     result = run.result
     assert result.final_output == plain.final_output == "three"
     assert run.steps == ["adder/1 model adder", "adder/1.1 add", "adder/2 model adder"]
-    assert run.requests == 4
+    assert run.requests == 5
     assert executed == ["add 1 2"]
     assert passes[-1] == without_deltas(plain_events)
     assert [item.type for item in result.new_items] == [item.type for item in plain.new_items]
@@ -357,7 +357,7 @@ async def test_a_consumer_that_leaves_pauses_the_run_and_wait_goes_on() -> None:
 
     run = await replayed(handler)
     assert run.result == "three"
-    assert run.requests == 4
+    assert run.requests == 5
 
 
 async def test_a_bad_sink_is_told_of_once_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
