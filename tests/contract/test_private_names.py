@@ -1,0 +1,86 @@
+"""One test for each private name of the two SDKs that this package relies on: it is there, in the form relied on."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import inngest_agents
+
+SOURCE = Path(inngest_agents.__file__).parent
+CODE = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
+
+SEAMS = sorted(set(re.findall(r'around\(\s*"([\w.]+)",\s*"([\w.]+)",\s*\(([^)]*)\)', CODE)))
+NAMES = sorted(set(re.findall(r'\bname\(\s*"(agents[\w.]*)",\s*"([\w.]+)"\s*\)', CODE)))
+
+INNGEST = [
+    ("inngest._internal.step_lib", "StepMemos"),
+    ("inngest._internal.step_lib", "StepInfo"),
+    ("inngest._internal.step_lib", "StepResponse"),
+    ("inngest._internal.step_lib", "ResponseInterrupt"),
+    ("inngest._internal.step_lib", "SkipInterrupt"),
+    ("inngest._internal.step_lib", "in_parallel"),
+    ("inngest._internal.step_lib.base", "NestedStepInterrupt"),
+    ("inngest._internal.step_lib.base", "StepUserlandInfo"),
+    ("inngest._internal.execution_lib.models", "CallResult.from_responses"),
+    ("inngest._internal.execution_lib.models", "_in_step"),
+    ("inngest._internal.comm_lib.models", "_prep_call_result"),
+    ("inngest._internal.middleware_lib", "MiddlewareManager.transform_output"),
+    ("inngest._internal.middleware_lib", "MiddlewareManager.transform_output_sync"),
+    ("inngest._internal.middleware_lib", "MiddlewareManager.before_execution"),
+    ("inngest._internal.middleware_lib", "MiddlewareManager.before_execution_sync"),
+    ("inngest._internal.net", "create_headers"),
+    ("inngest._internal.transforms", "hash_step_id"),
+    ("inngest._internal.transforms", "hash_signing_key"),
+    ("inngest._internal.transforms", "get_traceback"),
+]
+
+
+def find(module: str, attribute: str) -> Any:
+    found: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def test_the_lists_are_read_from_the_code() -> None:
+    assert len(SEAMS) >= 20
+    assert len(NAMES) >= 5
+
+
+@pytest.mark.parametrize(("module", "attribute", "parameters"), SEAMS)
+def test_a_seam_of_the_agents_sdk_takes_what_its_wrapper_relies_on(
+    module: str, attribute: str, parameters: str
+) -> None:
+    known = inspect.signature(find(module, attribute)).parameters
+    assert set(re.findall(r'"(\w+)"', parameters)) <= set(known)
+
+
+@pytest.mark.parametrize(("module", "attribute"), NAMES)
+def test_a_name_of_the_agents_sdk_is_there(module: str, attribute: str) -> None:
+    assert find(module, attribute) is not None
+
+
+@pytest.mark.parametrize(("module", "attribute"), INNGEST)
+def test_a_name_of_the_inngest_sdk_is_there(module: str, attribute: str) -> None:
+    assert find(module, attribute) is not None
+
+
+def test_a_missing_name_fails_at_import_and_says_what_to_install() -> None:
+    code = (
+        "import agents.tool\n"
+        "del agents.tool._FailureHandlingFunctionToolInvoker\n"
+        "from inngest_agents import DurableRunner\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.returncode != 0
+    assert "_FailureHandlingFunctionToolInvoker" in done.stderr
+    assert "pip install 'openai-agents>=0.24" in done.stderr
