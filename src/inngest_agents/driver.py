@@ -427,7 +427,9 @@ class Driver:
         # A checkpoint does not reset the attempts of the request that is open, an answer does: without one, a step that
         # fails later would share the attempts of the step for which this request is a retry.
         yields = overdue or self.engine.attempt > 0
-        if self._saver is None or (yields and self._stopping is None):
+        # Beside a step that still runs it must be saved at once: the answer comes only when that one has ended.
+        alone = self._running == {asked}
+        if self._saver is None or (yields and alone and self._stopping is None):
             self._stop([response])
             return
         self._saver.add(await self.engine.opcode(response), response)
