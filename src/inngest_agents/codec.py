@@ -6,8 +6,10 @@ the key `$type`:
 
 - `tuple`, `set`, `frozenset`, `bytes`, `datetime`, `date`, `time`, `timedelta`, `Decimal`, `UUID`, `dict` with other
   keys than strings: the values of Python's standard library;
-- `model`, `dataclass`, `enum`: pydantic models, dataclasses and enums, found again by module and name among what is
-  imported already (nothing is imported for it);
+- `str`, `int`, `float`: those that no JSON text carries through the server: lone surrogates, which its own parser
+  refuses, NaN and infinities, and numbers that it writes in another way (it makes each a double, and 1.0 a 1);
+- `model` (`exact_model` with such values in it), `dataclass`, `enum`: pydantic models, dataclasses and enums, found
+  again by module and name among what is imported already (nothing is imported for it);
 - `text`: anything else, as the text that the model would have seen, with a JSON picture of the value for people.
 
 A value is stored typed only if decoding it gives an equal text; else as `text`. So what the model sees is always the
@@ -21,6 +23,8 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import math
+import re
 import sys
 import uuid
 import zoneinfo
@@ -43,6 +47,8 @@ class _Output(OpenAIModel):
     output: list[ResponseOutputItem]
 
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
 _USAGE_ADAPTER: Final = pydantic.TypeAdapter(Usage)
 
 
@@ -54,18 +60,45 @@ class SeenText(str):
 
 def encode(value: Any) -> Any:
     """A value as JSON that `decode` turns into an equal one (for exotic types: into the text the model would see)."""
-    if value is None or (isinstance(value, (bool, str)) and type(value) in (bool, str)):
-        return value
-    if type(value) in (int, float):
-        return value
+    try:
+        return _encode(value)
+    except RecursionError:  # it contains itself, or is too deep
+        return {TYPE_KEY: "text", "text": encode(_text(value)), "picture": None}
+
+
+def _encode(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value if _is_carried(value) else {TYPE_KEY: type(value).__name__, "value": _PLAIN[type(value)](value)}
     if type(value) is list:
-        return [encode(item) for item in value]
+        return [_encode(item) for item in value]
     if type(value) is dict:
         return _encode_dict(value)
     encoded = _encode_typed(value)
     if encoded is not None and _same_text(value, encoded):
         return encoded
-    return {TYPE_KEY: "text", "text": _text(value), "picture": _picture(value)}
+    if encoded is not None and encoded[TYPE_KEY] == "model":
+        exact = encoded | {TYPE_KEY: "exact_model", "value": _encode(encoded["value"])}
+        if _same_text(value, exact):
+            return exact
+    return {TYPE_KEY: "text", "text": _encode(_text(value)), "picture": _picture(value)}
+
+
+def _is_carried(value: Any) -> bool:
+    """Whether a value of JSON's own types comes back from the server as it was."""
+    if type(value) is str:
+        return value.isascii() or _SURROGATE.search(value) is None
+    if type(value) is int:
+        return -_MAX_INT <= value <= _MAX_INT
+    # The server writes 1.0 as 1, which for the model is another text.
+    return type(value) is not float or (math.isfinite(value) and not value.is_integer())
+
+
+def _is_all_carried(encoded: Any) -> bool:
+    if isinstance(encoded, dict):
+        return all(_is_carried(key) and _is_all_carried(item) for key, item in encoded.items())
+    if isinstance(encoded, list):
+        return all(_is_all_carried(item) for item in encoded)
+    return _is_carried(encoded)
 
 
 def is_text(encoded: Any) -> bool:
@@ -97,9 +130,9 @@ def decode(value: Any) -> Any:
 
 
 def _encode_dict(value: dict[Any, Any]) -> Any:
-    if all(type(key) is str for key in value) and TYPE_KEY not in value:
-        return {key: encode(item) for key, item in value.items()}
-    return {TYPE_KEY: "dict", "items": [[encode(key), encode(item)] for key, item in value.items()]}
+    if all(type(key) is str and _is_carried(key) for key in value) and TYPE_KEY not in value:
+        return {key: _encode(item) for key, item in value.items()}
+    return {TYPE_KEY: "dict", "items": [[_encode(key), _encode(item)] for key, item in value.items()]}
 
 
 def _encode_typed(value: Any) -> dict[str, Any] | None:
@@ -116,7 +149,7 @@ def _encode_typed(value: Any) -> dict[str, Any] | None:
         return {TYPE_KEY: "enum", "class": reference, "value": value.name}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            field.name: encode(getattr(value, field.name))
+            field.name: _encode(getattr(value, field.name))
             for field in dataclasses.fields(value)
             if hasattr(value, field.name)
         }
@@ -127,11 +160,28 @@ def _encode_typed(value: Any) -> dict[str, Any] | None:
 def _same_text(value: Any, encoded: dict[str, Any]) -> bool:
     """Whether the model would see the same after decoding; a value is stored typed only then."""
     try:
-        decoded = decode(encoded)
+        decoded = decode(_as_carried(encoded))
     except Exception:  # noqa: BLE001  a foreign constructor may raise anything; the text is stored then
         return False
     # Inside a list or dict it is the repr that the model sees.
     return type(decoded) is type(value) and _text(decoded) == _text(value) and repr(decoded) == repr(value)
+
+
+def _as_carried(encoded: Any) -> Any:
+    """JSON as it comes back from the server.
+
+    Raises:
+        ValueError: it would not come back.
+    """
+    if isinstance(encoded, dict):
+        return {_as_carried(key): _as_carried(item) for key, item in encoded.items()}
+    if isinstance(encoded, list):
+        return [_as_carried(item) for item in encoded]
+    if type(encoded) is float and encoded.is_integer() and abs(encoded) <= _MAX_INT:
+        return int(encoded)
+    if not _is_carried(encoded):
+        raise ValueError(f"{encoded!r} does not come back")
+    return encoded
 
 
 def _text(value: Any) -> str:
@@ -141,7 +191,8 @@ def _text(value: Any) -> str:
 
 def _picture(value: Any) -> Any:
     try:
-        return pydantic.TypeAdapter(Any).dump_python(value, mode="json", fallback=str, warnings=False)
+        picture = pydantic.TypeAdapter(Any).dump_python(value, mode="json", fallback=str, warnings=False)
+        return picture if _is_all_carried(picture) else None
     except Exception:  # noqa: BLE001  a picture for people must not fail the step
         return None
 
@@ -192,15 +243,27 @@ def _decode_datetime(text: str, fold: int, zone: str | None) -> datetime.datetim
 
 
 def _decode_text(value: Mapping[str, Any]) -> SeenText:
-    seen = SeenText(value["text"])
+    seen = SeenText(decode(value["text"]))
     seen.picture = value.get("picture")
     return seen
 
 
+_MAX_INT: Final = 2**53 - 1
+"""The largest integer that stays exact where numbers are doubles, as in the server."""
+
+_PLAIN: Final[Mapping[type[Any], Any]] = {
+    type(None): None,
+    bool: None,
+    str: lambda value: base64.b64encode(value.encode("utf-8", "surrogatepass")).decode(),
+    int: str,
+    float: repr,
+}
+"""The types of JSON itself, and how their values that JSON can't carry are written."""
+
 _ENCODERS: Final[tuple[tuple[type[Any], str, Any], ...]] = (
-    (tuple, "tuple", lambda value: [encode(item) for item in value]),
-    (set, "set", lambda value: [encode(item) for item in value]),
-    (frozenset, "frozenset", lambda value: [encode(item) for item in value]),
+    (tuple, "tuple", lambda value: [_encode(item) for item in value]),
+    (set, "set", lambda value: [_encode(item) for item in value]),
+    (frozenset, "frozenset", lambda value: [_encode(item) for item in value]),
     (bytes, "bytes", lambda value: base64.b64encode(value).decode()),
     (datetime.datetime, "datetime", lambda value: [value.isoformat(), value.fold, getattr(value.tzinfo, "key", None)]),
     (datetime.date, "date", datetime.date.isoformat),
@@ -210,6 +273,9 @@ _ENCODERS: Final[tuple[tuple[type[Any], str, Any], ...]] = (
     (uuid.UUID, "UUID", str),
 )
 _DECODERS: Final[Mapping[str, Any]] = {
+    "str": lambda value: base64.b64decode(value["value"]).decode("utf-8", "surrogatepass"),
+    "int": lambda value: int(value["value"]),
+    "float": lambda value: float(value["value"]),
     "tuple": lambda value: tuple(decode(value["value"])),
     "set": lambda value: set(decode(value["value"])),
     "frozenset": lambda value: frozenset(decode(value["value"])),
@@ -222,6 +288,7 @@ _DECODERS: Final[Mapping[str, Any]] = {
     "UUID": lambda value: uuid.UUID(value["value"]),
     "dict": lambda value: {decode(key): decode(item) for key, item in value["items"]},
     "model": _decode_model,
+    "exact_model": lambda value: _decode_model({**value, "value": decode(value["value"])}),
     "enum": _decode_enum,
     "dataclass": _decode_dataclass,
     "text": _decode_text,
@@ -245,7 +312,7 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     back takes them all (28 types, 112 cases were exact).
     """
     encoded: dict[str, Any] = {
-        "output": [encode_item(item) for item in response.output],
+        "output": [_as_written(encode_item(item)) for item in response.output],
         "usage": _USAGE_ADAPTER.dump_python(response.usage, mode="json"),
     }
     for field in ("response_id", "request_id", "raw_usage"):
@@ -257,6 +324,20 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     if dict_items:
         encoded["dict_items"] = dict_items
     return encoded
+
+
+def _as_written(item: Any) -> Any:
+    """A model's item as it comes back from the server: a logprob of 0.0 as 0, and no lone surrogates.
+
+    What is asked of the model next contains it, so it must be the same on the first pass already.
+    """
+    if type(item) is dict:
+        return {key: _as_written(value) for key, value in item.items()}
+    if type(item) is list:
+        return [_as_written(value) for value in item]
+    if type(item) is float and item.is_integer() and abs(item) <= _MAX_INT:
+        return int(item)
+    return _SURROGATE.sub("\ufffd", item) if type(item) is str and not item.isascii() else item
 
 
 def encode_usage(usage: Usage) -> Any:

@@ -144,3 +144,61 @@ def test_uuids_and_sets_are_readable_in_the_store() -> None:
     known = uuid.UUID(int=5)
     assert codec.encode(known) == {"$type": "UUID", "value": str(known)}
     assert codec.encode({7}) == {"$type": "set", "value": [7]}
+
+
+def through_server(value: Any) -> Any:
+    """JSON as the real server gives it back: every number is a double, written in the shortest way (RFC 8785)."""
+    if isinstance(value, dict):
+        return {through_server(key): through_server(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [through_server(item) for item in value]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+        assert number == number
+        assert abs(number) != float("inf")
+        return int(number) if number.is_integer() and abs(number) < 1e21 else number
+    if isinstance(value, str):
+        value.encode()
+    return value
+
+
+@given(
+    st.recursive(
+        st.integers() | st.floats() | st.text(st.characters()) | st.just("\ud800"),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters()), inner) | st.tuples(inner),
+        max_leaves=8,
+    )
+)
+def test_what_a_server_of_doubles_can_not_carry_comes_back_all_the_same(value: Any) -> None:
+    stored = through_server(json.loads(json.dumps(codec.encode(value), allow_nan=False)))
+    decoded = codec.decode(stored)
+    assert repr(decoded) == repr(value)
+    assert type(decoded) is type(value)
+
+
+class Anything(pydantic.BaseModel):
+    value: Any
+
+
+@pytest.mark.parametrize("value", [1.0, 2**64, "\ud800"])
+def test_a_model_with_such_a_value_comes_back_as_its_type(value: Any) -> None:
+    made = Anything(value=value)
+    decoded = codec.decode(through_server(json.loads(json.dumps(codec.encode(made), allow_nan=False))))
+    assert type(decoded) is Anything
+    assert repr(decoded) == repr(made)
+
+
+def test_a_value_that_contains_itself_is_stored_as_its_text() -> None:
+    value: list[Any] = [1]
+    value.append(value)
+    assert codec.decode(codec.encode(value)) == "[1, [...]]"
+
+
+def test_a_logprob_of_zero_is_the_same_before_and_after_the_server() -> None:
+    message: Any = assistant_message("hi \ud83d")
+    message.content[0].logprobs = [{"token": "hi", "logprob": 0.0, "bytes": [104, 105], "top_logprobs": []}]
+    stored = codec.encode_response(ModelResponse(output=[message], usage=Usage(), response_id=None))
+    first = codec.decode_response(stored)
+    again = codec.decode_response(through_server(json.loads(json.dumps(stored))))
+    shown = [json.dumps(response.to_input_items(), default=str) for response in (first, again)]
+    assert shown[0] == shown[1]
