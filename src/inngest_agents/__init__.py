@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inngest_agents.budget import Budget, BudgetExceeded
-    from inngest_agents.errors import ContextConflictError, DivergenceError, UnsupportedError
+    from inngest_agents.errors import ContextConflictError, DivergenceError, OutputTooLargeError, UnsupportedError
     from inngest_agents.journal import idempotency_key
     from inngest_agents.options import DurableOptions, ToolOptions, tool_options
     from inngest_agents.result import DurableRunResult
@@ -26,6 +26,7 @@ __all__ = [
     "DurableRunResultStreaming",
     "DurableRunner",
     "FinalizedRun",
+    "OutputTooLargeError",
     "RealtimeSink",
     "ToolOptions",
     "UnsupportedError",
@@ -51,6 +52,7 @@ _WHERE = {
     "DurableRunResultStreaming": "inngest_agents.streamed",
     "DurableRunner": "inngest_agents.runner",
     "FinalizedRun": "inngest_agents.steps",
+    "OutputTooLargeError": "inngest_agents.errors",
     "RealtimeSink": "inngest_agents.sinks",
     "ToolOptions": "inngest_agents.options",
     "UnsupportedError": "inngest_agents.errors",

@@ -64,6 +64,8 @@ class _Connection:
         """Make the connection ready for the next request, if both sides keep it open."""
         if self._protocol.our_state is not h11.DONE or self._protocol.their_state is not h11.DONE:
             return False
+        if self._protocol.trailing_data[0]:
+            return False  # what came after the answer would be taken for the answer to the next request
         self._protocol.start_next_cycle()
         return True
 

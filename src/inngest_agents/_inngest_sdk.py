@@ -180,6 +180,16 @@ class EngineRequest:
         return value
 
     @property
+    def is_join(self) -> bool:
+        """Whether the request is for the step that `with_join` has planned."""
+        return self.target is not None and self.target.startswith(_JOIN)
+
+    def drop_join_memos(self) -> None:
+        """Forget the memos of steps that `with_join` has planned: nobody asks for them."""
+        for hashed_id in [hashed_id for hashed_id in self._memos if hashed_id.startswith(_JOIN)]:
+            del self._memos[hashed_id]
+
+    @property
     def disable_immediate_execution(self) -> bool:
         """Whether a new step must be planned, because other steps of a parallel plan are still under way."""
         return bool(self._execution._request.ctx.disable_immediate_execution)
@@ -313,9 +323,35 @@ def unmark_in_step(token: contextvars.Token[bool]) -> None:
     _in_step.reset(token)
 
 
-def end_quietly() -> ResponseInterrupt:
-    """The interrupt that ends a request without reporting anything: the run belongs to another worker now."""
-    return ResponseInterrupt(StepResponse(step=NoOpStepInfo(display_name="", id="")))
+def end_quietly(*, ask_anew: bool = False) -> ResponseInterrupt:
+    """The interrupt that ends a request without reporting anything: the run belongs to another worker now.
+
+    Args:
+        ask_anew: let the engine send a new request, if nothing else is in the answer. The engine does that for opcodes
+            `None` without an id, and nothing at all for those with one.
+    """
+    return ResponseInterrupt(StepResponse(step=NoOpStepInfo(display_name="", id="" if ask_anew else "stale")))
+
+
+_JOIN: Final = "join"
+"""How the ids of joining steps begin; those of others are hexadecimal digits."""
+
+
+def with_join(responses: list[StepResponse]) -> list[StepResponse]:
+    """Several steps that have ended, so that they lead to one next request.
+
+    For each of them the engine sends a request of its own, and these would run the next step all at once. Only where a
+    step is planned beside them it waits for all. So one without content is planned; `joined` answers it.
+    """
+    if len(responses) < 2 or any(response.step.op == Opcode.PLANNED for response in responses):
+        return responses
+    hashed_id = _JOIN + hash_step_id(" ".join(response.step.id for response in responses))[len(_JOIN) :]
+    return [*responses, StepResponse(step=step_info("join", hashed_id, Opcode.PLANNED))]
+
+
+def joined(hashed_id: str | None) -> StepResponse:
+    """The answer to the request for the step that `with_join` has planned."""
+    return StepResponse(step=step_info("join", hashed_id or "", Opcode.STEP_RUN))
 
 
 def _request_body(raw_request: object) -> bytes | str | None:
@@ -354,7 +390,12 @@ class _StoredError(_errors.Error):
 
 def step_error(error: Exception, name: str) -> Exception:
     """An error as the SDK reports it for a step, but under `name`."""
-    return _StoredError(name, str(error), _transforms.get_traceback(error))
+    return _StoredError(name, _writable(str(error)), _writable(_transforms.get_traceback(error)))
+
+
+def _writable(text: str) -> str:
+    """A text without lone surrogates (file names have some): the server refuses a run that holds one."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def make_step(

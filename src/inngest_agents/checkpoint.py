@@ -26,14 +26,32 @@ from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
 
 logger = logging.getLogger("inngest_agents")
 
-RUN_GONE: Final = "run not found"
+RUN_GONE: Final = ("run not found", "metadata not found")
 """What the real server says, with status 400, of a run that has ended (specification: 404)."""
+
+PASSING: Final = (408, 425, 429)
+"""Answers below 500 that may be another the next time (a proxy says 408 when a connection was idle for long)."""
 
 RETRY_DELAYS: Final = (0.05, 0.2)
 """Seconds before a save is tried again; then the 206 takes over."""
 
 TIMEOUT_SECONDS: Final = 10.0
 """How long one save may take. A slow API costs time and never a step."""
+
+
+MAX_OUTPUT: Final = 4 * 1024 * 1024
+"""Bytes of one step's output that the server takes."""
+
+
+def encoded(value: Any) -> bytes:
+    """JSON as it is sent."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def output_size(text: bytes) -> int:
+    """Bytes that a step's encoded output takes in the server, which writes `<`, `>` and `&` with six characters."""
+    size = len(text) + len('{"data":}')
+    return size + 5 * sum(text.count(char) for char in (b"<", b">", b"&")) if size > MAX_OUTPUT // 6 else size
 
 
 class SaveOutcome(enum.Enum):
@@ -66,13 +84,23 @@ class Checkpointer:
         self._worker: asyncio.Task[None] | None = None
 
     @property
+    def outcome(self) -> SaveOutcome:
+        """What became of the saves so far; those under way are not waited for."""
+        return self._outcome
+
+    @property
     def unsaved(self) -> list[StepResponse]:
         """The steps that the 206 must answer."""
         return [response for _, response in (*self._sending, *self._waiting)]
 
-    def add(self, opcode: dict[str, Any], response: StepResponse) -> None:
-        """Save a finished step soon."""
-        self._waiting.append((json.dumps(opcode, separators=(",", ":")).encode(), response))
+    def add(self, opcode: bytes, response: StepResponse) -> None:
+        """Save a finished step soon.
+
+        Args:
+            opcode: the step's opcode, encoded.
+            response: the same for the 206.
+        """
+        self._waiting.append((opcode, response))
         if self._worker is None and self._outcome is SaveOutcome.SAVED:
             self._worker = asyncio.get_running_loop().create_task(self._work())
 
@@ -104,7 +132,7 @@ class Checkpointer:
                 status, reason = await self._post(body)
             if status is not None and status < 300:
                 return SaveOutcome.SAVED
-            gone = status in (404, 410) or (status == 400 and RUN_GONE in reason)
+            gone = status in (404, 410) or (status == 400 and any(text in reason for text in RUN_GONE))
             if status == 409 or gone:
                 logger.warning(
                     "run %s: %s; this worker stops working on it",
@@ -112,7 +140,7 @@ class Checkpointer:
                     "another worker owns it now" if status == 409 else "it has ended",
                 )
                 return SaveOutcome.LOST
-            if delay is None or (status is not None and status < 500 and status != 429):
+            if delay is None or (status is not None and status < 500 and status not in PASSING):
                 break
             await asyncio.sleep(delay)
         logger.warning(

@@ -29,8 +29,8 @@ from typing import Any, Final, TypeVar
 import inngest
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.checkpoint import Checkpointer, SaveOutcome
-from inngest_agents.errors import qualified_name, rebuild
+from inngest_agents.checkpoint import MAX_OUTPUT, Checkpointer, SaveOutcome, encoded, output_size
+from inngest_agents.errors import OutputTooLargeError, qualified_name, rebuild
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.resources import Resources
 
@@ -49,6 +49,9 @@ TARGET_GRACE_SECONDS: Final = 10.0
 
 OVERTAKEN_GRACE_SECONDS: Final = 1.0
 """The same, if the run waits for other steps instead."""
+
+GROUP_GRACE_SECONDS: Final = 0.05
+"""The same inside of `group.parallel`, where the target mostly is of another run."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -112,6 +115,10 @@ class Driver:
         self.started: float = before.started if before is not None else time.monotonic()
         self._saver = self._make_saver() if checkpoint else None
         self._deadline = None if max_runtime is None or engine.is_connect else self.started + max_runtime
+        engine.drop_join_memos()
+        if engine.is_join and not self.plan_only:
+            self._stopping = []
+            self._end.set_result(sdk.ResponseInterrupt(sdk.joined(engine.target)))
 
     @classmethod
     def for_step(cls, step: Any, *, checkpoint: bool, max_runtime: float | None) -> Driver:
@@ -122,13 +129,20 @@ class Driver:
         """
         engine = sdk.EngineRequest(step)
         found = _drivers.get(step)
-        # A sync function runs each of its durable runs in an event loop of its own.
-        if found is not None and found.loop is asyncio.get_running_loop():
-            found.plan_only = engine.in_parallel_group
+        if found is not None and found.serves(engine):
             return found
         driver = cls(engine, checkpoint=checkpoint, max_runtime=max_runtime, before=found)
         _drivers[step] = driver
         return driver
+
+    def serves(self, engine: sdk.EngineRequest) -> bool:
+        """Whether this driver can take one more durable run of its request."""
+        if self.loop is not asyncio.get_running_loop():
+            return False  # a sync function runs each of its durable runs in an event loop of its own
+        if engine.in_parallel_group:
+            # `group.parallel` goes on to its next run when one has ended the request, to plan that one's steps too.
+            return self.plan_only and not self._end.done()
+        return not self.plan_only
 
     def _make_saver(self) -> Checkpointer | None:
         if self.plan_only or self.engine.disable_immediate_execution:
@@ -315,7 +329,13 @@ class Driver:
             await asyncio.wait((asking, self._end), return_when=asyncio.FIRST_COMPLETED)
             if not asking.done():
                 raise self._end.result()
-            return asking.result()
+            payload = asking.result()
+            # There is no loop whose end waits for the save, and the user's own next step may end the request.
+            if self._saver is not None and await self._saver.flush() is not SaveOutcome.SAVED:
+                self._stop([])
+                await asyncio.wait((self._end,))
+                raise self._end.result()
+            return payload
         finally:
             asking.cancel()
 
@@ -360,6 +380,10 @@ class Driver:
         while (asked := self._asked.get(target)) is None:
             waited = time.monotonic() - started
             others = [other for other in self._asked.values() if other.task is None and other.is_driven]
+            if others and self.plan_only and waited > GROUP_GRACE_SECONDS:
+                # The target is of another run of the group. If it is of none of them, the engine asks anew.
+                self._conclude_with(sdk.end_quietly(ask_anew=True))
+                return
             if others and waited > OVERTAKEN_GRACE_SECONDS:
                 # A step that was planned together with the target has taken the run another way (a tripped guardrail
                 # cancels the first model call): what the run needs now is planned instead.
@@ -391,9 +415,11 @@ class Driver:
 
     async def _execute(self, asked: _Asked) -> None:
         request = asked.request
-        if request.after_save and self._saver is not None and await self._saver.flush() is not SaveOutcome.SAVED:
-            self._stop([])
-            return
+        if self._saver is not None:
+            outcome = await self._saver.flush() if request.after_save else self._saver.outcome
+            if outcome is not SaveOutcome.SAVED:
+                self._stop([])
+                return
         if self._stopping is not None:
             return  # the request is ending; this step is asked for again in the next one
         await self.engine.before_execution()
@@ -429,10 +455,21 @@ class Driver:
         yields = overdue or self.engine.attempt > 0
         # Beside a step that still runs it must be saved at once: the answer comes only when that one has ended.
         alone = self._running == {asked}
-        if self._saver is None or (yields and alone and self._stopping is None):
+        saver = None if yields and alone and self._stopping is None else self._saver
+        opcode = await self.engine.opcode(response) if saver is not None else None
+        text = encoded(opcode if opcode is not None else payload)
+        size = output_size(text)
+        if size > MAX_OUTPUT and opcode is not None:
+            size = output_size(encoded(opcode["data"]))  # without the step's names and its input
+        if size > MAX_OUTPUT:
+            # Answered all the same, it would be refused and the step run again, as often as there are attempts.
+            error = OutputTooLargeError(request.step_id, size, MAX_OUTPUT)
+            self._failed(asked, error, self.engine.attempt, started, start)
+            return
+        if saver is None:
             self._stop([response])
             return
-        self._saver.add(await self.engine.opcode(response), response)
+        saver.add(text, response)
         self._asked.pop(request.hashed_id, None)
         if not asked.future.done():
             asked.future.set_result(payload)
@@ -506,7 +543,7 @@ class Driver:
             return
         if unsaved or ended:
             # A step that is to be retried is found again by the next request; one that has ended must not be.
-            self._conclude_with(sdk.ResponseInterrupt([*unsaved, *ended]))
+            self._conclude_with(sdk.ResponseInterrupt(sdk.with_join([*unsaved, *ended])))
         elif self._raised is not None:
             self._conclude_with(self._raised)
         elif retried:

@@ -4,6 +4,7 @@
 inngest.NonRetriableError
 ├── UnsupportedError     something that cannot be made durable was asked for; raised before the first step
 ├── DivergenceError      a replay asked for another step than the one that was remembered
+├── OutputTooLargeError  a step's output is over Inngest's limit
 └── ContextConflictError parallel steps changed the same field of the user's context
 ```
 
@@ -23,7 +24,7 @@ import inngest
 
 from inngest_agents._inngest_sdk import ErrorCode, MemoError
 
-__all__ = ["ContextConflictError", "DivergenceError", "UnsupportedError"]
+__all__ = ["ContextConflictError", "DivergenceError", "OutputTooLargeError", "UnsupportedError"]
 
 
 class UnsupportedError(inngest.NonRetriableError):
@@ -46,6 +47,19 @@ class DivergenceError(inngest.NonRetriableError):
         self.step_id = step_id
         self.expected = expected
         self.found = found
+
+
+class OutputTooLargeError(inngest.NonRetriableError):
+    """A step has run, but its output is larger than Inngest takes. It fails for good, as a retry would run it again.
+
+    A tool's goes the way of all its failures: to its `failure_error_function`, which tells the model.
+    """
+
+    def __init__(self, step_id: str, size: int, limit: int) -> None:
+        super().__init__(
+            f"the output of step {step_id!r} is {size:,} bytes of JSON, and Inngest takes at most {limit:,}: store it "
+            "elsewhere and return a reference to it, or less of it"
+        )
 
 
 class ContextConflictError(inngest.NonRetriableError):

@@ -186,3 +186,37 @@ def test_a_too_large_output_fails_the_run_after_its_attempts(engine: EngineUnder
     assert outcome.status == "Failed"
     assert "step output size is greater than the limit" in json.dumps(outcome.output)
     assert len(app.requests) == 2
+
+
+def test_an_answer_of_nothing_with_an_id_ends_the_request_and_asks_for_no_other(
+    engine: EngineUnderTest, serve: Any
+) -> None:
+    """What a worker answers that has lost its run; without an id, the engine would send a request anew."""
+    app: ScriptedApp = serve(lambda body, step: (206, [{"op": "None", "id": "stale"}]))
+    run_id = engine.send("go")
+    until(lambda: len(app.requests) == 1)
+    time.sleep(0.5)
+    assert len(app.requests) == 1
+    assert engine.status(run_id) is None
+
+
+def test_an_answer_of_nothing_without_an_id_is_asked_anew(engine: EngineUnderTest, serve: Any) -> None:
+    app: ScriptedApp = serve(
+        lambda body, step: (200, "done") if len(app.requests) > 1 else (206, [{"op": "None", "id": ""}])
+    )
+    assert engine.run("go").output == "done"
+
+
+def test_ended_steps_beside_a_planned_one_lead_to_one_request(engine: EngineUnderTest, serve: Any) -> None:
+    def answer(body: dict[str, Any], step: str) -> tuple[int, Any]:
+        if step == hashed("join"):
+            return 206, [ran("join")]
+        if body["steps"]:
+            return 200, len(body["steps"])
+        lost = failed("b") | {"op": "StepFailed"}
+        return 206, [ran("a", 1), lost, planned("join")]
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == 3
+    time.sleep(0.3)
+    assert app.steps == ["step", hashed("join"), "step"]

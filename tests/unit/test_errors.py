@@ -9,7 +9,7 @@ import pytest
 from agents import MaxTurnsExceeded
 from agents.exceptions import ModelBehaviorError
 
-from inngest_agents._inngest_sdk import MemoError
+from inngest_agents._inngest_sdk import MemoError, step_error
 from inngest_agents.errors import is_memoized, non_retriable, qualified_name, rebuild
 
 
@@ -88,3 +88,8 @@ def test_what_is_non_retriable_already_is_left_alone() -> None:
     error = inngest.NonRetriableError("no")
     assert non_retriable(error) is error
     assert type(error) is inngest.NonRetriableError
+
+
+def test_an_error_about_a_file_of_undecodable_name_can_be_stored() -> None:
+    stored = step_error(FileNotFoundError("no such file: \udcff"), "FileNotFoundError")
+    assert str(stored) == r"no such file: \udcff"

@@ -16,6 +16,7 @@ from typing import Any
 from agents.exceptions import AgentsException, ModelBehaviorError, ToolTimeoutError, UserError
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents.errors import OutputTooLargeError
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal, StepScope, current_journal, current_scope, nested_under
 from inngest_agents.stats.records import StepKind
@@ -194,7 +195,9 @@ async def _failure_text(
         return text, sdk.consume_default_failure(context)
 
     if sdk.uses_default_failure_text(function_tool) and formatter is None:
-        return await make()
+        text, was_default = await make()
+        # The SDK's text only says to try again, which would end the same.
+        return (f"{text} {error}" if isinstance(error, OutputTooLargeError) else text), was_default
 
     async def call(_: StepScope) -> Any:
         return list(await make())

@@ -1,0 +1,326 @@
+"""Whatever happens to the saves, no step is lost or run twice, and no run hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import random
+import time
+from typing import Any
+
+import inngest
+import pytest
+from agents import Agent, RunConfig, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+from checkpoint_api import OK, Api, Engine, Trouble, answer, late, raw
+
+from inngest_agents import DurableOptions, DurableRunner, checkpoint
+
+QUIET = RunConfig(tracing_disabled=True)
+
+STEPS = [
+    "w/1 model w",
+    "w/1.1 work",
+    "w/1.2 work",
+    "w/2 model w",
+    "w/2.1 work",
+    "w/3 model w",
+    "w/run_stats",
+]
+
+
+class Work:
+    """An agent with two parallel tool calls in its first turn and one in its second, and what was executed."""
+
+    def __init__(self, api: Api, *, seconds: float = 0.01, model_seconds: float = 0.0) -> None:
+        self.executed: list[str] = []
+        self.seconds: dict[str, float] = collections.defaultdict(lambda: seconds)
+        self.raises: dict[str, Exception] = {}
+        log = api.log
+
+        @function_tool
+        async def work(name: str) -> str:
+            self.executed.append(name)
+            log.append(f"start {name}")
+            await asyncio.sleep(self.seconds[name])
+            log.append(f"end {name}")
+            if name in self.raises:
+                raise self.raises[name]
+            return f"{name} done"
+
+        class Model(ScriptedModel):
+            async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+                log.append("start model")
+                await asyncio.sleep(model_seconds)
+                return await super().get_response(*args, **kwargs)
+
+        def call(name: str) -> Any:
+            return function_call("work", {"name": name}, call_id=name)
+
+        # A model call that ran twice would find the script at its end.
+        model = Model([[call("a"), call("b")], [call("c")], [assistant_message("done")]])
+        self.agent = Agent(name="w", model=model, tools=[work])
+
+    async def __call__(self, step: Any, **options: Any) -> str:
+        result = await DurableRunner.run(
+            self.agent, "go", step=step, run_config=QUIET, options=DurableOptions(**options)
+        )
+        return str(result.final_output)
+
+
+def assert_once(api: Api, engine: Engine, work: Work) -> None:
+    """Each step was run once, and is known to the engine from a save or from an answer."""
+    assert sorted(work.executed) == ["a", "b", "c"]
+    assert sorted({*api.saved, *engine.answered}) == STEPS
+    assert len(engine.answered) == len(set(engine.answered))
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+
+
+# Troubles that last --------------------------------------------------------------------------------------------
+
+LASTING: dict[str, Trouble] = {
+    "an error of the server": answer(500),
+    "too many requests": answer(429),
+    "not authorized": answer(401),
+    "too large": answer(413),
+    "a body that it does not understand": answer(400, '{"error": "failed to save step"}'),
+    "a redirect": answer(302),
+    "garbage": raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
+    "nothing": raw(b""),
+    "half an answer": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 200\r\n\r\n{"),
+    "half an answer to what it saved": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 200\r\n\r\n{", saves=True),
+    "endless headers": raw(b"HTTP/1.1 200 OK\r\n" + b"x" * 300_000),
+}
+
+
+@pytest.mark.parametrize("trouble", LASTING.values(), ids=LASTING.keys())
+async def test_what_can_not_be_saved_is_answered(trouble: Trouble) -> None:
+    async with Api(forever=trouble) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert sorted(engine.answered) == STEPS
+
+
+async def test_an_api_that_is_down_is_done_without() -> None:
+    async with Api() as api:
+        engine, work = Engine(api), Work(api)
+        api.stop()
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+
+
+@pytest.mark.parametrize("saves", [True, False])
+async def test_an_api_that_is_too_slow_is_done_without(monkeypatch: pytest.MonkeyPatch, saves: bool) -> None:
+    monkeypatch.setattr(checkpoint, "TIMEOUT_SECONDS", 0.02)
+    async with Api(forever=late(0.5, saves=saves)) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert sorted(work.executed) == ["a", "b", "c"]
+        assert sorted(engine.answered) == STEPS
+
+
+async def test_an_api_that_is_slower_than_the_steps_costs_time_only() -> None:
+    async with Api(forever=late(0.05)) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert engine.answers == []
+
+
+# Troubles that pass --------------------------------------------------------------------------------------------
+
+PASSING: dict[str, Trouble] = {
+    "an error": answer(500),
+    "an error that closes": raw(b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"),
+    "nothing": raw(b""),
+    "half an answer": raw(OK[:-1], saves=True),
+    "garbage": raw(b"\x00\x01\x02\r\n\r\n"),
+    "an answer that closes": raw(OK.replace(b"OK\r\n", b"OK\r\nconnection: close\r\n"), saves=True),
+    "an answer and the end": raw(OK, saves=True),
+    "an answer of unknown length": raw(b"HTTP/1.1 200 OK\r\n\r\n{}", saves=True),
+    "more than an answer": raw(OK + OK, saves=True, close=False),
+    "an early hint": raw(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, saves=True, close=False),
+}
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("trouble", PASSING.values(), ids=PASSING.keys())
+async def test_a_trouble_that_passes_costs_no_request(trouble: Trouble, place: int) -> None:
+    async with Api(*[None] * place, trouble) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert engine.answers == []
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_any_troubles_in_any_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(checkpoint, "TIMEOUT_SECONDS", 0.05)
+    troubles = [*LASTING.values(), *PASSING.values(), late(0.2), late(0.2, saves=False), None, None, None]
+    async with Api(*[chance.choice(troubles) for _ in range(30)]) as api:
+        engine, work = Engine(api), Work(api)
+        work.seconds.update(a=chance.random() / 50, b=chance.random() / 50)
+        if chance.random() < 0.3:
+            work.raises["a"] = inngest.NonRetriableError("no")
+        limit = chance.choice([None, 0.0, 0.02])
+        assert await engine.run(lambda step: work(step, max_runtime=limit)) == "done"
+        assert_once(api, engine, work)
+
+
+# Keys ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_fallback_key_is_taken_once_and_for_all() -> None:
+    async with Api(answer(401)) as api:
+        engine, work = Engine(api, keys=("signkey-test-00", "signkey-test-11")), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert engine.answers == []
+        first, *later = api.authorization
+        assert len({first, *later}) == 2
+        assert len(set(later)) == 1
+
+
+@pytest.mark.parametrize("fallback", [None, "signkey-test-11"])
+async def test_where_no_key_is_good_the_steps_are_answered(fallback: str | None) -> None:
+    async with Api(forever=answer(401)) as api:
+        engine, work = Engine(api, keys=("signkey-test-00", fallback)), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+
+
+# A run that is lost --------------------------------------------------------------------------------------------
+
+LOST = {
+    "another worker owns it": answer(409, '{"error": "stale dispatch"}'),
+    "unknown": answer(404),
+    "gone": answer(410),
+    "ended": answer(400, '{"error": "run not found in state store"}'),
+    "its state is gone": answer(400, '{"error": "metadata not found"}'),
+}
+
+
+@pytest.mark.parametrize("trouble", LOST.values(), ids=LOST.keys())
+async def test_a_lost_run_stops_at_once_and_reports_nothing(trouble: Trouble) -> None:
+    # Saved: the first response. Not saved: tool a. Under way then: tool b, which would take long.
+    async with Api(None, trouble) as api:
+        engine, work = Engine(api), Work(api)
+        work.seconds["b"] = 10.0
+        begun = time.monotonic()
+        assert await engine.run(work) is None
+        assert time.monotonic() - begun < 2
+        assert engine.answers == [[("None", "")]]
+        assert sorted(work.executed) == ["a", "b"]
+        done = list(api.log)
+        await asyncio.sleep(0.05)
+        assert api.log == done, "something ran on"
+        assert "end b" not in done
+
+
+async def test_a_run_that_is_lost_while_the_model_is_asked_stops_at_once() -> None:
+    async with Api(None, None, answer(409)) as api:
+        engine, work = Engine(api), Work(api, model_seconds=0.1)
+        work.seconds["b"] = 0.05
+        assert await engine.run(work) is None
+        assert engine.answers == [[("None", "")]]
+        await asyncio.sleep(0.15)
+        assert sorted(work.executed) == ["a", "b"]
+        assert api.log.count("start model") <= 2
+
+
+# Steps that fail -----------------------------------------------------------------------------------------------
+
+
+async def test_beside_a_tool_that_fails_the_other_is_saved_and_only_the_failing_one_is_retried() -> None:
+    async with Api() as api:
+        engine, work = Engine(api), Work(api)
+        work.raises["a"] = ConnectionError("no line")
+        work.seconds["b"] = 0.05
+
+        async def handler(step: Any) -> str:
+            if engine.answers:
+                work.raises.clear()
+            return await work(step)
+
+        assert await engine.run(handler) == "done"
+        assert work.executed == ["a", "b", "a", "c"]
+        assert engine.answers[0] == [("StepError", "w/1.1 work")]
+        assert "w/1.2 work" in api.saved
+        assert sorted({*api.saved, *engine.answered}) == STEPS
+
+
+async def test_several_that_fail_at_once_are_all_retried_as_often_as_may_be() -> None:
+    async with Api() as api:
+        engine, work = Engine(api, max_attempts=3), Work(api)
+        work.raises["a"] = work.raises["b"] = ConnectionError("no line")
+        assert await engine.run(work) == "done"
+        assert collections.Counter(work.executed) == {"a": 3, "b": 3, "c": 1}
+        ops = [sorted(op for op, _ in answer) for answer in engine.answers[:3]]
+        assert ops == [["StepError"], ["StepError"], ["StepFailed", "StepFailed", "StepPlanned"]]
+
+
+async def test_a_final_failure_beside_one_that_is_to_be_retried_is_told_once() -> None:
+    async with Api() as api:
+        engine, work = Engine(api, max_attempts=3), Work(api)
+        work.raises["a"] = inngest.NonRetriableError("never")
+        work.raises["b"] = ConnectionError("no line")
+        assert await engine.run(work) == "done"
+        assert engine.answers[0] == [("StepFailed", "w/1.1 work")]
+        assert collections.Counter(work.executed) == {"a": 1, "b": 4, "c": 1}
+
+
+async def test_what_failed_for_good_is_answered_beside_what_could_not_be_saved() -> None:
+    async with Api(None, forever=answer(500)) as api:
+        engine, work = Engine(api), Work(api)
+        work.raises["a"] = inngest.NonRetriableError("never")
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert [op for op, _ in engine.answers[0]] == ["StepRun", "StepFailed", "StepPlanned"]
+
+
+# Order and time ------------------------------------------------------------------------------------------------
+
+
+async def test_past_its_time_a_request_ends_with_the_next_step() -> None:
+    async with Api() as api:
+        engine, work = Engine(api), Work(api)
+        work.seconds["a"] = 0.05
+        assert await engine.run(lambda step: work(step, max_runtime=0.0)) == "done"
+        assert_once(api, engine, work)
+        # Of the parallel tools the first is saved, as the other still runs, and that one is answered.
+        assert [len(answer) for answer in engine.answers] == [1] * 6
+        assert len(api.saved) == 1
+
+
+async def test_a_tool_starts_only_when_the_response_that_ordered_it_is_saved() -> None:
+    async with Api(forever=late(0.03)) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        log = api.log
+        assert log.index("saved w/1 model w") < min(log.index("start a"), log.index("start b"))
+        assert max(log.index("saved w/1.1 work"), log.index("saved w/1.2 work")) < log.index("start c")
+        assert log.index("saved w/2 model w") < log.index("start c")
+
+
+async def test_the_next_model_call_overlaps_with_the_save_of_the_tools_result() -> None:
+    async with Api(None, late(0.05), late(0.05)) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        second = [place for place, event in enumerate(api.log) if event == "start model"][1]
+        assert second < api.log.index("saved w/1.2 work")
+
+
+async def test_steps_that_wait_for_a_save_go_out_as_one_over_one_connection() -> None:
+    async with Api(forever=late(0.05)) as api:
+        engine, work = Engine(api), Work(api)
+        work.seconds.update(a=0.0, b=0.01)
+        assert await engine.run(work) == "done"
+        # While tool a is saved, tool b and the model's second response end.
+        assert api.saves[:3] == [["w/1 model w"], ["w/1.1 work"], ["w/1.2 work", "w/2 model w"]]
+        assert api.connections == 1
