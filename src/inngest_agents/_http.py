@@ -8,9 +8,10 @@ saves need: no redirects, no proxies, no cookies.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import ssl
+import threading
 import urllib.parse
-import weakref
 from collections.abc import Iterable
 from typing import Final
 
@@ -78,8 +79,8 @@ class _Connection:
         self._writer.close()
 
 
-_idle: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[_Origin, list[_Connection]]]
-_idle = weakref.WeakKeyDictionary()
+_idle: dict[asyncio.AbstractEventLoop, dict[_Origin, list[_Connection]]] = {}
+_lock: Final = threading.Lock()
 _ssl_context: ssl.SSLContext | None = None
 
 
@@ -105,7 +106,7 @@ async def post(url: str, headers: Iterable[tuple[str, str]], body: bytes, timeou
     target = parts.path + (f"?{parts.query}" if parts.query else "")
     full = [("host", parts.netloc.rpartition("@")[2]), ("content-length", str(len(body))), *headers]
     async with asyncio.timeout(timeout):
-        pool = _idle.setdefault(asyncio.get_running_loop(), {}).setdefault(origin, [])
+        pool = _pool(origin)
         while pool:
             connection = pool.pop()
             if connection.is_stale:
@@ -118,9 +119,25 @@ async def post(url: str, headers: Iterable[tuple[str, str]], body: bytes, timeou
         return await _exchange(await _connect(origin), pool, target, full, body)
 
 
+def _pool(origin: _Origin) -> list[_Connection]:
+    """The idle connections of the running event loop."""
+    loop = asyncio.get_running_loop()
+    pools = _idle.get(loop)
+    if pools is None:
+        with _lock:
+            # A connection holds on to its loop, so nothing else would ever let go of loops that live for one request.
+            for closed in [other for other in _idle if other.is_closed()]:
+                del _idle[closed]
+            pools = _idle[loop] = {}
+    return pools.setdefault(origin, [])
+
+
 async def _connect(origin: _Origin) -> _Connection:
     scheme, host, port = origin
-    return _Connection(*await asyncio.open_connection(host, port, ssl=_context() if scheme == "https" else None))
+    opening = asyncio.open_connection(host, port, ssl=_context() if scheme == "https" else None)
+    # The event loop keeps the context in which a connection was opened for as long as it is open: with the caller's,
+    # the run that opened it, and all that belongs to it, would stay in memory.
+    return _Connection(*await asyncio.get_running_loop().create_task(opening, context=contextvars.Context()))
 
 
 def _context() -> ssl.SSLContext:
@@ -147,7 +164,9 @@ async def _exchange(
 
 async def close_connections() -> None:
     """Close the idle connections of the running event loop; for loops that end, such as that of `run_sync`."""
-    for pool in _idle.pop(asyncio.get_running_loop(), {}).values():
+    with _lock:
+        pools = _idle.pop(asyncio.get_running_loop(), {})
+    for pool in pools.values():
         for connection in pool:
             connection.close()
     await asyncio.sleep(0)

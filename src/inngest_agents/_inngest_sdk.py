@@ -137,7 +137,7 @@ class EngineRequest:
         TypeError: `step` is not the `step` of an Inngest context.
     """
 
-    __slots__ = ("_execution", "_middleware", "_step", "is_sync")
+    __slots__ = ("_execution", "_middleware", "is_sync")
 
     def __init__(self, step: AnyStep) -> None:
         if not isinstance(step, STEP_TYPES):
@@ -145,7 +145,6 @@ class EngineRequest:
                 f"step must be the step object of an Inngest function's context, not {type(step).__name__}. "
                 "Write: await DurableRunner.run(agent, input, step=ctx.step)"
             )
-        self._step = step
         execution: Any = step._execution
         self._execution = execution
         self._middleware: Any = step._middleware

@@ -22,7 +22,6 @@ import contextvars
 import dataclasses
 import logging
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -85,7 +84,9 @@ class _Run:
 _run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("inngest_agents_run", default=None)
 
 
-_drivers: weakref.WeakKeyDictionary[Any, Driver] = weakref.WeakKeyDictionary()
+_ATTRIBUTE: Final = "__inngest_agents_driver__"
+"""Where a `step` keeps its driver. A table of them would never let go: the driver reaches its `step` through the
+frames of the interrupt that ended the request, so only the garbage collector can free both, and only together."""
 
 
 class Driver:
@@ -110,6 +111,8 @@ class Driver:
         self.plan_only = engine.in_parallel_group
         self.resources = Resources()
         """What steps have opened; closed when the last run of the request has ended or is cut."""
+        self.ambient: Any = None
+        """What the steps of this request that belong to no run have in common; see `inngest_agents.steps`."""
         self.names: dict[str, int] = before.names if before is not None else {}
         """How many runs of each name the function has started, for their ids."""
         self.started: float = before.started if before is not None else time.monotonic()
@@ -128,11 +131,11 @@ class Driver:
             TypeError: `step` is not the `step` of an Inngest context.
         """
         engine = sdk.EngineRequest(step)
-        found = _drivers.get(step)
+        found: Driver | None = getattr(step, _ATTRIBUTE, None)
         if found is not None and found.serves(engine):
             return found
         driver = cls(engine, checkpoint=checkpoint, max_runtime=max_runtime, before=found)
-        _drivers[step] = driver
+        setattr(step, _ATTRIBUTE, driver)
         return driver
 
     def serves(self, engine: sdk.EngineRequest) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import warnings
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from agents import Agent, RunConfig, RunHooks, Runner, RunResultStreaming, RunState, Session, TResponseInputItem
@@ -125,7 +127,6 @@ class DurableRunner(Runner):
 
         Raises:
             TypeError: `step` is missing or not the `step` of a synchronous Inngest function.
-            RuntimeError: called where an event loop is running already.
             Exception: see `run`.
         """
         _check_step(step, sync=True)
@@ -279,9 +280,13 @@ def _check_step(step: Any, *, sync: bool, how: tuple[str, str] = (_HOW, _HOW_SYN
 def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:
     """Run a coroutine in this thread's event loop, as `Runner.run_sync` does: what sessions bound to it stays usable.
 
-    Raises:
-        RuntimeError: an event loop is running already.
+    Where that loop is running (Tornado calls sync functions from it), the coroutine gets a thread and a loop of its
+    own; the caller's waits, as for anything else that a sync function does.
     """
+    if _is_loop_running():
+        context = contextvars.copy_context()
+        with ThreadPoolExecutor(1, "inngest-agents-run-sync") as threads:
+            return threads.submit(context.run, lambda: asyncio.run(_coroutine(main))).result()
     policy = asyncio.get_event_loop_policy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -298,6 +303,14 @@ def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:
         return loop.run_until_complete(task)
     finally:
         loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _coroutine(main: Callable[[], Awaitable[T]]) -> T:

@@ -14,7 +14,6 @@ import contextvars
 import copy
 import dataclasses
 import inspect
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
@@ -45,7 +44,6 @@ __all__ = ["FinalizedRun", "as_step", "durable", "finalize_run", "get_step", "se
 T = TypeVar("T")
 
 _step: contextvars.ContextVar[Any] = contextvars.ContextVar("inngest_agents_ambient_step", default=None)
-_journals: weakref.WeakKeyDictionary[Driver, tuple[Journal, Scope]] = weakref.WeakKeyDictionary()
 
 
 def set_step(step: Any) -> None:
@@ -214,7 +212,8 @@ def _open(step: Any) -> tuple[Journal, Scope]:
         return found, current_scope()
     options = DurableOptions()
     driver = Driver.for_step(step, checkpoint=options.checkpoint, max_runtime=options.max_runtime)
-    if driver not in _journals:
+    if driver.ambient is None:
         journal = Journal(driver, options, name="", run_id=driver.engine.run_id, driven=False)
-        _journals[driver] = (journal, Scope(path="", names=()))
-    return _journals[driver]
+        driver.ambient = (journal, Scope(path="", names=()))
+    found_here: tuple[Journal, Scope] = driver.ambient
+    return found_here

@@ -38,7 +38,11 @@ def run(
         return contents[number]
 
     script: list[Any] = [[function_call("read", {"number": n}, call_id=f"c{n}")] for n in range(len(contents))]
-    agent = Agent(name="reader", model=ScriptedModel([*script, [assistant_message("done")]]), tools=[function_tool(read, **options)])
+    agent = Agent(
+        name="reader",
+        model=ScriptedModel([*script, [assistant_message("done")]]),
+        tools=[function_tool(read, **options)],
+    )
 
     @engine.client.create_function(fn_id="read", trigger=inngest.TriggerEvent(event="read"), retries=2)
     async def read_all(ctx: inngest.Context) -> Any:

@@ -1,0 +1,188 @@
+"""Durable runs in each web framework, in sync and async functions: saved in one request, each step once."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import inngest
+import pytest
+from agents import Agent, RunConfig, SQLiteSession, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DurableOptions, DurableRunner
+
+from . import hosts
+
+if TYPE_CHECKING:
+    from .harness import EngineUnderTest
+
+QUIET = RunConfig(tracing_disabled=True)
+
+SYNC = [hosts.fastapi, hosts.flask, hosts.django, hosts.tornado]
+ASYNC = [hosts.fastapi, hosts.flask, hosts.django_asgi]
+
+Host = Callable[..., "contextlib.AbstractContextManager[str]"]
+
+
+class Office:
+    """Two agents whose executions are counted: one of parallel tools, one of a tool that may fail at first."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.executed: list[str] = []
+        self.spans: dict[str, tuple[float, float]] = {}
+        self.fails: list[Exception] = []
+
+        @function_tool
+        async def wait(name: str) -> str:
+            self.executed.append(name)
+            begun = time.monotonic()
+            await asyncio.sleep(0.1)
+            self.spans[name] = (begun, time.monotonic())
+            return name
+
+        @function_tool
+        def post(name: str) -> str:  # a sync tool: runs in a thread
+            self.executed.append(name)
+            if self.fails:
+                raise self.fails.pop()
+            return name
+
+        def call(tool: str, name: str) -> Any:
+            return function_call(tool, {"name": name}, call_id=name)
+
+        self.first = Agent(
+            name="first",
+            model=ScriptedModel([[call("wait", "a"), call("wait", "b")], [assistant_message("waited")]]),
+            tools=[wait],
+        )
+        self.second = Agent(
+            name="second", model=ScriptedModel([[call("post", "c")], [assistant_message("posted")]]), tools=[post]
+        )
+
+    def sync_function(self, client: inngest.Inngest, **options: Any) -> inngest.Function[Any]:
+        chosen = DurableOptions(**options)
+
+        @client.create_function(fn_id="office", trigger=inngest.TriggerEvent(event="office"), retries=2)
+        def office(ctx: inngest.ContextSync) -> Any:
+            self.requests += 1
+            given: Any = {"step": ctx.step, "options": chosen, "run_config": QUIET}
+            results = [DurableRunner.run_sync(agent, "go", **given) for agent in (self.first, self.second)]
+            return [result.final_output for result in results]
+
+        return office
+
+    def async_function(self, client: inngest.Inngest, **options: Any) -> inngest.Function[Any]:
+        chosen = DurableOptions(**options)
+
+        @client.create_function(fn_id="office", trigger=inngest.TriggerEvent(event="office"), retries=2)
+        async def office(ctx: inngest.Context) -> Any:
+            self.requests += 1
+            given: Any = {"step": ctx.step, "options": chosen, "run_config": QUIET}
+            results = [await DurableRunner.run(agent, "go", **given) for agent in (self.first, self.second)]
+            return [result.final_output for result in results]
+
+        return office
+
+    @property
+    def overlapped(self) -> bool:
+        """Whether the parallel tools ran at the same time."""
+        return max(begun for begun, _ in self.spans.values()) < min(ended for _, ended in self.spans.values())
+
+
+@contextlib.contextmanager
+def served(engine: EngineUnderTest, host: Host, function: inngest.Function[Any]) -> Iterator[None]:
+    with host(engine.client, [function]) as url:
+        engine.register(f"{url}/api/inngest")
+        yield
+
+
+def names(hosts: list[Any]) -> list[str]:
+    return [host.__name__ for host in hosts]
+
+
+@pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
+def test_sync_functions_are_saved_in_one_request(engine: EngineUnderTest, host: Host) -> None:
+    office = Office()
+    with served(engine, host, office.sync_function(engine.client)):
+        assert engine.run("office").output == ["waited", "posted"]
+    assert office.requests == 1
+    assert sorted(office.executed) == ["a", "b", "c"]
+    assert office.overlapped
+
+
+@pytest.mark.parametrize("host", ASYNC, ids=names(ASYNC))
+def test_async_functions_are_saved_in_one_request(engine: EngineUnderTest, host: Host) -> None:
+    office = Office()
+    with served(engine, host, office.async_function(engine.client)):
+        assert engine.run("office").output == ["waited", "posted"]
+    assert office.requests == 1
+    assert sorted(office.executed) == ["a", "b", "c"]
+    assert office.overlapped
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpointed", "step by step"])
+@pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
+def test_a_tool_that_fails_is_retried_alone(engine: EngineUnderTest, host: Host, checkpoint: bool) -> None:
+    office = Office()
+    office.fails = [ConnectionError("no line")]
+    with served(engine, host, office.sync_function(engine.client, checkpoint=checkpoint)):
+        run_id = engine.send("office")
+        assert engine.wait(run_id).output == ["waited", "posted"]
+    assert collections.Counter(office.executed) == {"a": 1, "b": 1, "c": 2}
+    if checkpoint:
+        # The one that failed, its retry, which ends with the tool's step, and the rest.
+        assert office.requests == 3
+    assert {"first/1.1 wait", "first/run_stats", "second/1.1 post", "second/run_stats"} <= {
+        step.name for step in engine.steps(run_id)
+    }
+
+
+@pytest.mark.parametrize("host", [hosts.flask, hosts.tornado], ids=["flask", "tornado"])
+def test_threads_do_not_grow_with_the_requests(embedded: EngineUnderTest, host: Host) -> None:
+    """Flask's server takes a new thread for each request, so each has a new event loop."""
+
+    @embedded.client.create_function(fn_id="many", trigger=inngest.TriggerEvent(event="many"))
+    def many(ctx: inngest.ContextSync) -> Any:
+        return DurableRunner.run_sync(Office().second, "go", step=ctx.step, run_config=QUIET).final_output
+
+    def count() -> int:
+        gc.collect()
+        time.sleep(0.1)
+        return threading.active_count()
+
+    with served(embedded, host, many):
+        assert embedded.run("many").output == "posted"
+        before = count()
+        runs = [embedded.send("many") for _ in range(10)]
+        assert [embedded.wait(run).output for run in runs] == ["posted"] * 10
+        assert count() <= before + 2
+
+
+@pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
+def test_a_session_serves_several_sync_runs(engine: EngineUnderTest, host: Host) -> None:
+    session = SQLiteSession("s1")
+    office = Office()
+
+    @engine.client.create_function(fn_id="talk", trigger=inngest.TriggerEvent(event="talk"))
+    def talk(ctx: inngest.ContextSync) -> Any:
+        for agent in (office.first, office.second):
+            DurableRunner.run_sync(agent, f"to {agent.name}", step=ctx.step, session=session, run_config=QUIET)
+
+        async def read() -> list[str]:
+            items: Any = await session.get_items()
+            return [item["content"] for item in items if item.get("role") == "user"]
+
+        return ctx.step.run("read", lambda: asyncio.new_event_loop().run_until_complete(read()))
+
+    if host is hosts.tornado:
+        pytest.skip("the step itself would start a loop where Tornado's runs")
+    with served(engine, host, talk):
+        assert engine.run("talk").output == ["to first", "to second"]
