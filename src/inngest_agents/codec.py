@@ -50,6 +50,7 @@ class _Output(OpenAIModel):
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _USAGE_ADAPTER: Final = pydantic.TypeAdapter(Usage)
+_NO_USAGE: Final[Mapping[str, Any]] = _USAGE_ADAPTER.dump_python(Usage(), mode="json")
 
 
 class SeenText(str):
@@ -313,7 +314,7 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     """
     encoded: dict[str, Any] = {
         "output": [_as_written(encode_item(item)) for item in response.output],
-        "usage": _USAGE_ADAPTER.dump_python(response.usage, mode="json"),
+        "usage": encode_usage(response.usage),
     }
     for field in ("response_id", "request_id", "raw_usage"):
         value = getattr(response, field)
@@ -341,8 +342,9 @@ def _as_written(item: Any) -> Any:
 
 
 def encode_usage(usage: Usage) -> Any:
-    """A usage of the SDK as JSON."""
-    return _USAGE_ADAPTER.dump_python(usage, mode="json")
+    """A usage of the SDK as JSON, without what is as in `Usage()`: mostly the details, at zero."""
+    dumped: dict[str, Any] = _USAGE_ADAPTER.dump_python(usage, mode="json")
+    return {name: value for name, value in dumped.items() if value != _NO_USAGE.get(name)}
 
 
 def decode_usage(value: Any) -> Usage:
@@ -357,7 +359,7 @@ def decode_response(value: Mapping[str, Any]) -> ModelResponse:
         output[index] = value["output"][index]
     return ModelResponse(
         output=output,
-        usage=_USAGE_ADAPTER.validate_python(value["usage"]),
+        usage=decode_usage(value["usage"]),
         response_id=value.get("response_id"),
         request_id=value.get("request_id"),
         raw_usage=value.get("raw_usage"),

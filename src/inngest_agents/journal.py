@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     from inngest_agents.instrument.tracing import SpanLedger
     from inngest_agents.options import DurableOptions
     from inngest_agents.sinks import SinkPump
-    from inngest_agents.stats.records import UsageRecord
+    from inngest_agents.stats.records import StepRecord, UsageRecord
     from inngest_agents.stats.stats import RunStats
 
 SUMMARY: Final = "run_stats"
 """The label of the step that shows the statistics."""
 
-SCHEMA_VERSION: Final = 1
-"""The version of what is stored in a step. A newer one is refused, an older one is converted in `Journal.step`."""
+SCHEMA_VERSION: Final = 2
+"""The version of what is stored in a step. A newer one is refused; version 1 (the whole record, and the spans' times as
+text) is read by those who read the present one."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -57,6 +58,8 @@ class StepRequest:
 
     step_id: str
     hashed_id: str
+    about: dict[str, Any]
+    """The fields of the step's record that are known before it runs."""
     run: Callable[[StepScope], Awaitable[dict[str, Any]]]
     """Does the work and gives the JSON object to be stored."""
     after_save: bool
@@ -114,8 +117,9 @@ class Journal:
         self.options = options
         self.name = name
         self.run_id = run_id
-        self.records: list[dict[str, Any]] = []
-        """The records of the finished steps, by id order of completion on this pass; see `result`."""
+        self._finished: list[StepRecord | tuple[dict[str, Any], dict[str, Any] | None]] = []
+        """The steps that have finished on this pass: a record, or a memo with what its asker knows of it. Memos are
+        read when somebody wants the statistics, which a replay that goes on with the next step does not."""
         self.ledger: BudgetLedger | None = None
         """The account of the budget, if there is one; nested and parallel calls share it."""
         if options.budget is not None:
@@ -144,7 +148,6 @@ class Journal:
 
     def stats(self, starting_agent: str, result: Any) -> RunStats:
         """The statistics of the run so far: a pure aggregation."""
-        from inngest_agents.stats.records import StepRecord
         from inngest_agents.stats.stats import RunFacts, RunStats
 
         facts = RunFacts(
@@ -152,7 +155,13 @@ class Journal:
             final_agent=getattr(result.last_agent, "name", starting_agent),
             handoffs=self.handoffs,
         )
-        return RunStats.from_records([StepRecord.from_dict(record) for record in self.records], facts)
+        return RunStats.from_records(self.records(), facts)
+
+    def records(self) -> list[StepRecord]:
+        """The records of the steps that have finished on this pass."""
+        from inngest_agents.stats.memo import unpack
+
+        return [unpack(*step) if isinstance(step, tuple) else step for step in self._finished]
 
     async def step(self, request: StepRequest) -> dict[str, Any]:
         """The stored JSON object of a step: from its memo, or by running it.
@@ -170,25 +179,23 @@ class Journal:
         if memo is not None:
             if spans is not None:
                 spans.before_step(is_new=False)
-                spans.restore_times(memo.get("spans", {}))
-            return self._checked(memo)
+                spans.restore_times(memo)
+            return self._checked(memo, request.about)
         if spans is not None:
             spans.before_step(is_new=self.driver.asks_for_news)
-            _store_times(request, spans.times_to_store())
+            _store_times(request, spans)
         request.context = contextvars.copy_context()
         ask = self.driver.ask if self.is_driven else self.driver.ask_undriven
-        return self._checked(await ask(request))
+        return self._checked(await ask(request), request.about)
 
-    def _checked(self, payload: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, payload: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
         version = payload.get("v") if isinstance(payload, dict) else None
-        if version != SCHEMA_VERSION:
+        if not isinstance(version, int) or not 0 < version <= SCHEMA_VERSION:
             raise ValueError(
                 f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the "
                 "run was begun by a newer version or by other code; deploy that version until the run has ended"
             )
-        record = payload.get("record")
-        if record is not None:
-            self.add_record(record)
+        self._add_memo(payload, about)
         return payload
 
     def finish(self) -> None:
@@ -214,23 +221,29 @@ class Journal:
         with inside_journal(self, Scope(path="", names=())):
             await run_step(self, SUMMARY, "other", call, name=SUMMARY)
 
-    def add_record(self, record: dict[str, Any]) -> None:
-        """Note what a finished step used."""
-        if record["step_id"] == f"{self.name}/{SUMMARY}":
-            return
-        self.records.append(record)
+    def add_record(self, record: StepRecord) -> None:
+        """Note what a step used that has no memo."""
+        self._finished.append(record)
         if self.ledger is not None:
-            from inngest_agents.stats.records import StepRecord
+            self.ledger.add(record)
 
-            self.ledger.add(StepRecord.from_dict(record))
+    def _add_memo(self, memo: dict[str, Any], about: dict[str, Any] | None) -> None:
+        """Note what a step used that has a memo; the summary counts for nothing itself."""
+        if memo["record"]["step_id"] == f"{self.name}/{SUMMARY}":
+            return
+        if self.ledger is None:
+            self._finished.append((memo, about))
+        else:
+            from inngest_agents.stats.memo import unpack
+
+            self.add_record(unpack(memo, about))
 
     def take_abandoned(self, label: str) -> None:
         """Count the remembered steps of a nested run that was given up, and will not ask for them."""
         engine = self.driver.engine
         for stored in engine.unused(f"{self.step_id(label)}/"):
-            record = stored["record"]
-            engine.take_memo(hash_step_id(record["step_id"]))
-            self.add_record(record)
+            engine.take_memo(hash_step_id(stored["record"]["step_id"]))
+            self._add_memo(stored, None)
 
     def is_done(self, label: str) -> bool:
         """Whether the step of this label in the current scope has a memo that was not asked for yet."""
@@ -243,14 +256,16 @@ class Journal:
         return f"{base}/{label}" if base else label
 
 
-def _store_times(request: StepRequest, times: dict[str, str]) -> None:
+def _store_times(request: StepRequest, spans: SpanLedger) -> None:
     """Store when the spans around a step started; see `instrument.tracing`."""
+    times = spans.times_to_store()
     if not times:
         return
     run = request.run
 
     async def run_and_add(scope: StepScope) -> dict[str, Any]:
-        return {**await run(scope), "spans": times}
+        memo = await run(scope)
+        return {**memo, "spans": spans.as_stored(times, memo)}
 
     request.run = run_and_add
 

@@ -163,14 +163,14 @@ async def finalize_run(
     chosen = step if step is not None else get_step()
     agent = str(agent_name or getattr(result.last_agent, "name", ""))
 
-    async def summarize(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [*steps, *[record.to_dict() for record in await _model_records(result, agent, model or "")]]
+    async def summarize(steps: list[StepRecord]) -> list[dict[str, Any]]:
+        return [record.to_dict() for record in (*steps, *await _model_records(result, agent, model or ""))]
 
     if chosen is None or current_journal() is not None:
         records = await summarize([])
     else:
         journal, scope = _open(chosen)
-        tools = list(journal.records)
+        tools = journal.records()
 
         async def call(_: StepScope) -> list[dict[str, Any]]:
             return await summarize(tools)

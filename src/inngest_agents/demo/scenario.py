@@ -12,6 +12,7 @@ from inngest_agents.demo.order_book import OrderBook
 from inngest_agents.demo.processes import WorkerError, Workers
 from inngest_agents.demo.proof import WRITES, Check, Kill, prove
 from inngest_agents.local import LocalEngine, Run, Step, StepAttempt
+from inngest_agents.stats.memo import identity
 
 RUN_SECONDS: Final = 600.0
 """How long a run may take, with a slow real model."""
@@ -61,9 +62,8 @@ class Outcome:
 
 def kind_of(step: Step) -> str:
     """The kind of a durable step, as it is in its record; "" for another step."""
-    data = step.data
-    record = data.get("record") if isinstance(data, dict) else None
-    return str(record.get("kind", "")) if isinstance(record, dict) else ""
+    known = identity(step.data) if isinstance(step.data, dict) else None
+    return known[0] if known else ""
 
 
 class Scenario:

@@ -18,6 +18,7 @@ from inngest_agents.journal import (
     StepScope,
     current_scope,
 )
+from inngest_agents.stats.memo import pack
 from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import ErrorRecord, StepKind, StepRecord
 
@@ -93,7 +94,7 @@ async def run_step(
         value, changes = await _call(call, step, carried)
         made = StepRecord(
             **base,
-            started_at=round(started, 6),
+            started_at=round(started, 4),  # a tenth of a millisecond
             duration=round(time.perf_counter() - start, 6),
             attempts=step.attempt + 1,
             nested=tuple(step.nested_usage),
@@ -110,12 +111,13 @@ async def run_step(
             stored["extra"] = more
         if changes:
             stored["context"] = changes
-        stored["record"] = made.to_dict()
+        stored["record"] = pack(made, stored["output"])
         shown.extend(step_metadata(made))
         return stored
 
     request = StepRequest(
         step_id=step_id,
+        about=base,
         hashed_id=hash_step_id(step_id),
         run=run,
         after_save=after_save,
@@ -132,7 +134,7 @@ async def run_step(
         raise
     except Exception as error:
         failed = ErrorRecord(qualified_name(error), str(error))
-        journal.add_record(StepRecord(**base, error=failed).to_dict())
+        journal.add_record(StepRecord(**base, error=failed))
         raise
     await _take_up(journal, base, digest, stored, carried)
     if restore is not None and "extra" in stored:

@@ -17,7 +17,6 @@ import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-import pydantic
 from agents import HandoffOutputItem, ModelResponse, RunResultStreaming, Usage
 from agents.exceptions import ModelBehaviorError
 from agents.models.interface import Model
@@ -26,7 +25,7 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseOut
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import sinks
-from inngest_agents.codec import encode_item
+from inngest_agents.codec import decode_usage, encode_item, encode_usage
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.runs import _usages
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 NESTED_GRACE_TURNS: Final = 20
 """Turns of the event loop that the handler of a nested stream (`as_tool(on_stream=…)`) gets before its step ends."""
 
-_USAGE: Final = pydantic.TypeAdapter(Usage)
 _FAILED: Final = frozenset({"response.incomplete", "response.failed"})
 _ERRORS: Final = frozenset({"error", "response.error"})
 
@@ -97,7 +95,7 @@ def encode_turn(turn: Turn) -> dict[str, Any]:
     """A turn as JSON: its last event, and what the SDK's adapters hang on it."""
     encoded: dict[str, Any] = {
         "event": encode_item(turn.event),
-        "usage": _USAGE.dump_python(turn.response.usage, mode="json"),
+        "usage": encode_usage(turn.response.usage),
     }
     for field in ("request_id", "raw_usage"):
         value = getattr(turn.response, field)
@@ -110,7 +108,7 @@ def decode_turn(value: Mapping[str, Any]) -> Turn:
     """The turn that `encode_turn` stored."""
     event = ResponseCompletedEvent.construct(**value["event"])
     response = event.response
-    usage = _USAGE.validate_python(value["usage"])
+    usage = decode_usage(value["usage"])
     raw_usage = value.get("raw_usage")
     sdk.set_usage_of_response(response, usage, raw_usage)
     if "request_id" in value:

@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from agents.tracing import Span, Trace, TracingProcessor, get_current_span
@@ -33,6 +34,9 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents.journal import Journal, current_journal
 
 NO_OP_ID: Final = "no-op"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
 SEQUENTIAL: Final = frozenset({"agent", "turn", "task"})
 """Types of spans of which one begins, below the same parent, only when the one before has ended."""
 
@@ -185,13 +189,28 @@ class SpanLedger:
                 times[node.subject.span_id] = node.subject.started_at
         return times
 
-    def restore_times(self, times: dict[str, str]) -> None:
-        """Give spans the starts that they had on the first pass."""
-        for span_id, started_at in times.items():
-            node = self._nodes.get(span_id)
-            if node is not None:
-                node.is_timed = True
-                sdk.set_started_at(node.subject, started_at)
+    def as_stored(self, times: Mapping[str, str], memo: Mapping[str, Any]) -> dict[str, int]:
+        """The starts in microseconds after the start of the step itself, by the end of the span's id."""
+        began = _began(memo)
+        return {_short(span_id): (datetime.fromisoformat(at) - began) // _MICROSECOND for span_id, at in times.items()}
+
+    def restore_times(self, memo: Mapping[str, Any]) -> None:
+        """Give the spans around the current step the starts that they had on the first pass."""
+        times: Mapping[str, int | str] = memo.get("spans", {})
+        if not times:
+            return
+        began = _began(memo)
+        for node in _upwards(self._current()):
+            if not isinstance(node.subject, Span):
+                continue
+            span_id = node.subject.span_id
+            started = times.get(_short(span_id), times.get(span_id))
+            if started is None:
+                continue
+            node.is_timed = True
+            # Version 1 of the stored form had the text itself, under the whole id.
+            text = started if isinstance(started, str) else (began + started * _MICROSECOND).isoformat()
+            sdk.set_started_at(node.subject, text)
 
     def _take(self, node: _Node, heir: _Node, told: list[_Node]) -> None:
         """Take out a span that has ended, with all below it; what has not ended yet passes on to `heir`."""
@@ -228,6 +247,18 @@ class SpanLedger:
                 (processor.on_trace_start if is_start else processor.on_trace_end)(node.subject)
             else:
                 (processor.on_span_start if is_start else processor.on_span_end)(node.subject)
+
+
+def _short(span_id: str) -> str:
+    """Enough of an id to tell a span from those around it."""
+    return span_id[-6:]
+
+
+def _began(memo: Mapping[str, Any]) -> datetime:
+    """When the step of a memo began."""
+    record = memo["record"]
+    seconds: float = record["at"][0] if "at" in record else record["started_at"]
+    return _EPOCH + round(seconds * 1_000_000) * _MICROSECOND
 
 
 def _upwards(node: _Node | None) -> Iterator[_Node]:

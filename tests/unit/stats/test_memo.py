@@ -1,0 +1,135 @@
+"""A record keeps all that it says though its memo stores only what cannot be told from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import run_samples as samples
+from agents import ModelResponse, Usage
+from agents.testing import assistant_message, function_call
+from agents.usage import RequestUsage
+from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
+
+from inngest_agents import codec
+from inngest_agents.stats.memo import identity, pack, unpack
+from inngest_agents.stats.records import (
+    ErrorRecord,
+    ItemCounts,
+    Price,
+    StepRecord,
+    Tokens,
+    UsageRecord,
+    count_items,
+    usage_from_response,
+)
+
+DETAILS: dict[str, Any] = {
+    "input_tokens_details": InputTokensDetails(cached_tokens=30, cache_write_tokens=5),
+    "output_tokens_details": OutputTokensDetails(reasoning_tokens=7),
+}
+ENTRY = RequestUsage(input_tokens=50, output_tokens=10, total_tokens=60, **DETAILS)
+RESPONSE = ModelResponse(
+    output=[assistant_message("done"), function_call("add", {"a": 1}, call_id="c1")],
+    usage=Usage(requests=1, input_tokens=50, output_tokens=10, total_tokens=60, **DETAILS),
+    response_id="resp_1",
+)
+MODEL = StepRecord(
+    kind="model",
+    step_id="shop/2 model shop",
+    name="gpt-5",
+    agent="shop",
+    started_at=1795397577.0716,
+    duration=0.25,
+    usage=usage_from_response(RESPONSE, requested_model="gpt-5").with_price(
+        Price("0.0003", "litellm", "1.83.0", model="gpt-5")
+    ),
+    counts=count_items(RESPONSE.output),
+    response_id="resp_1",
+)
+TOOL = StepRecord(kind="tool", step_id="shop/2.1 add", name="add", agent="shop", started_at=1.5, duration=0.25)
+assert MODEL.usage is not None
+
+RECORDS = {
+    "a model call": (MODEL, RESPONSE),
+    "another model answered": (replace(MODEL, usage=replace(MODEL.usage, model="gpt-5-2025-08-07")), RESPONSE),
+    "no price was asked for": (replace(MODEL, usage=replace(MODEL.usage, price=None)), RESPONSE),
+    "the price is unknown": (replace(MODEL, usage=MODEL.usage.with_price(Price(reason="no such model"))), RESPONSE),
+    "a price of the user's": (replace(MODEL, usage=MODEL.usage.with_price(Price("1", "user", model="mine"))), RESPONSE),
+    "counted here": (
+        replace(MODEL, usage=UsageRecord(Tokens(3, output_tokens=1), 4, 1, requested_model="x", estimated=True)),
+        replace(RESPONSE, usage=Usage()),
+    ),
+    "several requests": (
+        MODEL,
+        replace(RESPONSE, usage=replace(RESPONSE.usage, requests=2, request_usage_entries=[ENTRY, ENTRY])),
+    ),
+    "nothing is as the response tells": (
+        replace(MODEL, usage=None, counts=ItemCounts(), response_id="", agent="other", path=("a", "b")),
+        RESPONSE,
+    ),
+    "a tool": (TOOL, "3"),
+    "a tool in a nested agent": (replace(TOOL, step_id="shop/1.1 ask/2.1 add", path=("shop", "1.1 ask")), "3"),
+    "a run of another name": (replace(TOOL, step_id="mine/1.1 ask/2.1 add", path=("shop", "1.1 ask")), "3"),
+    "names with slashes": (replace(TOOL, step_id="a/b/2.1 add/x y", name="add/x y"), "3"),
+    "a name that is not in the id": (replace(TOOL, step_id="shop/session read", name="SQLiteSession"), []),
+    "no name and no agent": (StepRecord(kind="other", step_id="a b c"), None),
+    "all else": (
+        replace(
+            TOOL,
+            waited=2.5,
+            attempts=3,
+            error=ErrorRecord("ValueError", "no"),
+            nested=(UsageRecord(Tokens(1), 1, 1, origin="nested", agent="deep"),),
+            finish_reasons=("stop",),
+            estimated_input_tokens=9,
+        ),
+        None,
+    ),
+}
+
+
+def memo_of(record: StepRecord, value: Any) -> dict[str, Any]:
+    """As it comes back from the engine."""
+    output = codec.encode_response(value) if isinstance(value, ModelResponse) else value
+    memo: dict[str, Any] = json.loads(json.dumps({"output": output, "record": pack(record, output)}))
+    return memo
+
+
+@pytest.mark.parametrize(("record", "value"), RECORDS.values(), ids=RECORDS)
+def test_a_record_comes_back_from_its_memo(record: StepRecord, value: Any) -> None:
+    memo = memo_of(record, value)
+    assert unpack(memo) == record
+    assert identity(memo) == (record.kind, record.agent, record.name)
+
+
+def test_samples_of_every_kind_come_back() -> None:
+    for record in samples.records():
+        expected = replace(record, order=0, call_id="")
+        assert unpack(memo_of(record, None)) == expected
+        asked = {"order": record.order, "call_id": record.call_id, "agent": "not read"}
+        assert unpack(memo_of(record, None), asked) == record
+
+
+def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
+    assert pack(MODEL, codec.encode_response(RESPONSE)) == {
+        "kind": "model",
+        "step_id": "shop/2 model shop",
+        "at": [1795397577.0716, 0.25],
+        "name": "gpt-5",
+        "usage": {"price": {"usd": "0.0003", "version": "1.83.0"}},
+    }
+    assert set(pack(TOOL, "3")) == {"kind", "step_id", "at", "agent"}
+
+
+def test_the_record_of_the_first_version_is_read_whole() -> None:
+    memo = {"output": None, "record": {**TOOL.to_dict(), "order": 4, "call_id": "c9"}}
+    assert unpack(memo) == replace(TOOL, order=4, call_id="c9")
+    assert identity(memo) == ("tool", "shop", "add")
+
+
+def test_what_is_no_memo_of_a_durable_step_has_no_identity() -> None:
+    assert identity({"output": 1}) is None
+    assert identity({"record": "a song"}) is None
