@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from inngest_agents.stats._compact import JsonDict
-from inngest_agents.stats.records import StepRecord, count_items, usage_from_response
+from inngest_agents.stats.records import NO_PRICE, TOOL_KINDS, StepRecord, count_items, usage_from_response
 
 _ASKER_KNOWS: Final = ("order", "call_id")
 _NO_USAGE: Final[Mapping[str, Any]] = {
@@ -41,7 +41,8 @@ def pack(record: StepRecord, output: Any) -> JsonDict:
     for name in _ASKER_KNOWS:
         full.pop(name, None)
     at = [full.pop("started_at", 0), full.pop("duration", 0)]
-    known = _derived(record.kind, record.step_id, record.name, output)
+    price = record.usage.price if record.usage else None
+    known = _derived(record.kind, record.step_id, record.name, output, is_priced=price is None or price.usd is not None)
     return {"kind": full.pop("kind"), "step_id": full.pop("step_id"), "at": at, **_difference(full, known)}
 
 
@@ -62,7 +63,9 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
     started_at, duration = stored.pop("at")
     kind, step_id = stored["kind"], stored["step_id"]
     named = _named(kind, step_id) | stored
-    known = _derived(kind, step_id, named.get("name") or "", memo.get("output"))
+    price = (stored.get("usage") or {}).get("price", {})
+    is_priced = price is None or price.get("usd") is not None
+    known = _derived(kind, step_id, named.get("name") or "", memo.get("output"), is_priced=is_priced)
     own = {name: value for name, value in (asked or {}).items() if name in _ASKER_KNOWS}
     times = {"started_at": started_at, "duration": duration}
     return StepRecord.from_dict({**own, **times, **_merged(known, stored)})
@@ -82,10 +85,13 @@ def _named(kind: str, step_id: str) -> JsonDict:
     what = step_id.rpartition("/")[2].partition(" ")[2]
     if kind == "model":
         return {"agent": what.removeprefix("model ")}
+    if kind in TOOL_KINDS:
+        # A run has the name of its first agent, where it was given none.
+        return {"name": what, "agent": step_id.partition("/")[0]}
     return {"name": what} if what else {}
 
 
-def _derived(kind: str, step_id: str, name: str, output: Any) -> JsonDict:
+def _derived(kind: str, step_id: str, name: str, output: Any, *, is_priced: bool) -> JsonDict:
     """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's output tell."""
     known = _named(kind, step_id)
     way = step_id.split("/")[:-1]
@@ -98,7 +104,9 @@ def _derived(kind: str, step_id: str, name: str, output: Any) -> JsonDict:
         known["response_id"] = response.get("response_id") or response.get("id") or ""
         said: Any = SimpleNamespace(usage=_usage(output["usage"]), raw_usage=output.get("raw_usage"))
         usage = usage_from_response(said, requested_model=name)
-        known["usage"] = usage.to_dict() | {"price": {"source": "litellm", "model": usage.billed_model}}
+        model = usage.billed_model
+        found = {"model": model} if is_priced else {"reason": NO_PRICE.format(model=model)}
+        known["usage"] = usage.to_dict() | {"price": {"source": "litellm", **found}}
     return known
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 from inngest_agents.stats import price_table
 from inngest_agents.stats.breakdown import EXACT, decimal_text
 from inngest_agents.stats.price_table import Match, PriceTableError, strip_adapter, variants
-from inngest_agents.stats.records import Price, UsageRecord
+from inngest_agents.stats.records import NO_PRICE, Price, UsageRecord
 from inngest_agents.stats.tariff import Tariff, has_one_tier
 
 
@@ -149,7 +149,7 @@ def _look_up(
             return match, f"priced as {match.key}, which was asked for: the table does not list {answered}"
     listed = table.listed_for(billed)
     where = f" for {provider} (but for {', '.join(listed)})" if provider and listed else ""
-    return None, f"LiteLLM's table has no price for {billed}{where}"
+    return None, NO_PRICE.format(model=billed) + where
 
 
 def _apply(usage: UsageRecord, match: Match, source: str, version: str, note: str = "") -> Price:

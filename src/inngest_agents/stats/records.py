@@ -78,6 +78,10 @@ class Tokens:
         return cls(**known(cls, data))
 
 
+NO_PRICE: Final = "LiteLLM's table has no price for {model}"
+"""The most frequent `Price.reason`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """What a usage cost in US dollars, or why that is not known."""

@@ -121,7 +121,7 @@ def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
         "name": "gpt-5",
         "usage": {"price": {"usd": "0.0003", "version": "1.83.0"}},
     }
-    assert set(pack(TOOL, "3")) == {"kind", "step_id", "at", "agent"}
+    assert set(pack(TOOL, "3")) == {"kind", "step_id", "at"}
 
 
 def test_the_record_of_the_first_version_is_read_whole() -> None:
