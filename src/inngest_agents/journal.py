@@ -161,7 +161,9 @@ class Journal:
         """The records of the steps that have finished on this pass."""
         from inngest_agents.stats.memo import unpack
 
-        return [unpack(*step) if isinstance(step, tuple) else step for step in self._finished]
+        records = [unpack(*step) if isinstance(step, tuple) else step for step in self._finished]
+        self._finished = list(records)
+        return records
 
     async def step(self, request: StepRequest) -> dict[str, Any]:
         """The stored JSON object of a step: from its memo, or by running it.
