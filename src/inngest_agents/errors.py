@@ -21,6 +21,7 @@ import sys
 from typing import Any, cast
 
 import inngest
+from agents.exceptions import AgentsException
 
 from inngest_agents._inngest_sdk import ErrorCode, MemoError
 
@@ -88,6 +89,8 @@ def rebuild(memo: MemoError) -> Exception:
         error.args = (memo.message,)
     if hasattr(cls, "__init__") and not hasattr(error, "message"):
         error.message = memo.message  # type: ignore[attr-defined]
+    if isinstance(error, AgentsException):
+        error.run_data = None  # as its constructor does; the SDK fills it in
     return _memoized(error)
 
 

@@ -93,3 +93,7 @@ def test_what_is_non_retriable_already_is_left_alone() -> None:
 def test_an_error_about_a_file_of_undecodable_name_can_be_stored() -> None:
     stored = step_error(FileNotFoundError("no such file: \udcff"), "FileNotFoundError")
     assert str(stored) == r"no such file: \udcff"
+
+
+def test_an_error_of_the_sdk_has_room_for_its_run_data() -> None:
+    assert through_the_engine(ModelBehaviorError("bad")).run_data is None  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agents.exceptions import AgentsException, ModelBehaviorError, ToolTimeoutError, UserError
+from agents.tracing import FunctionSpanData, get_current_span
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.errors import OutputTooLargeError
@@ -118,7 +119,7 @@ async def _step(journal: Journal, label: str, function_tool: Any, context: Any, 
         return task.result()
 
     options, kind = journal.options.for_tool(function_tool, function_tool.name), _kind(function_tool)
-    return await run_step(
+    value = await run_step(
         journal,
         label,
         kind,
@@ -132,6 +133,9 @@ async def _step(journal: Journal, label: str, function_tool: Any, context: Any, 
         inputs=arguments,
         context=context,
     )
+    if kind == "mcp":
+        _show_server(function_tool)
+    return value
 
 
 async def _awaited(value: Any) -> Any:
@@ -141,6 +145,13 @@ async def _awaited(value: Any) -> Any:
 def _kind(function_tool: Any) -> StepKind:
     origin = getattr(function_tool, "_tool_origin", None)
     return "mcp" if origin is not None and getattr(origin.type, "value", "") == "mcp" else "tool"
+
+
+def _show_server(function_tool: Any) -> None:
+    """Note the server of an MCP tool on the span of its call, as the call itself does."""
+    span = get_current_span()
+    if span is not None and isinstance(span.span_data, FunctionSpanData):
+        span.span_data.mcp_data = {"server": function_tool._tool_origin.mcp_server_name}  # noqa: SLF001
 
 
 def is_final(error: Exception) -> bool:

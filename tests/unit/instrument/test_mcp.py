@@ -16,6 +16,9 @@ import pytest
 from agents import Agent, Runner
 from agents.mcp import MCPServer, MCPServerStdio, MCPServerStreamableHttp
 from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.tracing import FunctionSpanData, Span, Trace, TracingProcessor
+from agents.tracing.provider import DefaultTraceProvider
+from agents.tracing.setup import get_trace_provider
 from oracle import seen, shown
 
 from inngest_agents import DurableOptions, DurableRunner
@@ -361,3 +364,39 @@ async def test_a_homemade_server_is_listed_once_for_each_agent() -> None:
     assert (server.listed, server.called) == (2, 2)
     outputs = [item.output for item in run.result.new_items if item.type == "tool_call_output_item"]
     assert [output["text"] for output in outputs] == ["of_first 1", "of_second 2"]
+
+
+class ToolSpans(TracingProcessor):
+    """Notes the data of the spans of tool calls."""
+
+    def __init__(self) -> None:
+        self.data: list[Any] = []
+
+    def on_span_end(self, span: Span[Any]) -> None:
+        if isinstance(span.span_data, FunctionSpanData):
+            self.data.append(span.span_data.export())
+
+    def on_span_start(self, span: Span[Any]) -> None: ...
+    def on_trace_start(self, trace: Trace) -> None: ...
+    def on_trace_end(self, trace: Trace) -> None: ...
+    def shutdown(self) -> None: ...
+    def force_flush(self) -> None: ...
+
+
+async def test_the_span_of_a_call_names_the_server_as_under_runner(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = get_trace_provider()
+    assert isinstance(provider, DefaultTraceProvider)
+    plain, durable = ToolSpans(), ToolSpans()
+    agent = Agent(name="a", model=ScriptedModel([*two_calls(), *two_calls()]))
+
+    async with server() as connected:
+        monkeypatch.setattr(provider._multi_processor, "_processors", (plain,))
+        agent.mcp_servers = [connected]
+        await Runner.run(agent, "hi")
+    monkeypatch.setattr(provider._multi_processor, "_processors", (durable,))
+    agent.mcp_servers = [server()]
+    await durably(agent)
+    assert [span["mcp_data"] for span in plain.data] == [{"server": "weather"}] * 2
+    assert durable.data == plain.data
