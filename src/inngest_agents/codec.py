@@ -314,7 +314,7 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     back takes them all (28 types, 112 cases were exact).
     """
     encoded: dict[str, Any] = {
-        "output": [_as_written(encode_item(item)) for item in response.output],
+        "output": [as_written(encode_item(item)) for item in response.output],
         "usage": encode_usage(response.usage),
     }
     for field in ("response_id", "request_id", "raw_usage"):
@@ -328,15 +328,15 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     return encoded
 
 
-def _as_written(item: Any) -> Any:
+def as_written(item: Any) -> Any:
     """A model's item as it comes back from the server: a logprob of 0.0 as 0, and no lone surrogates.
 
     What is asked of the model next contains it, so it must be the same on the first pass already.
     """
     if type(item) is dict:
-        return {key: _as_written(value) for key, value in item.items()}
+        return {key: as_written(value) for key, value in item.items()}
     if type(item) is list:
-        return [_as_written(value) for value in item]
+        return [as_written(value) for value in item]
     if type(item) is float and item.is_integer() and abs(item) <= _MAX_INT:
         return int(item)
     return _SURROGATE.sub("\ufffd", item) if type(item) is str and not item.isascii() else item

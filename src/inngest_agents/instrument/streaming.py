@@ -25,7 +25,7 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseOut
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import sinks
-from inngest_agents.codec import decode_usage, encode_item, encode_usage
+from inngest_agents.codec import as_written, decode_usage, encode_item, encode_usage
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.runs import _usages
@@ -40,6 +40,10 @@ NESTED_GRACE_TURNS: Final = 20
 
 _FAILED: Final = frozenset({"response.incomplete", "response.failed"})
 _ERRORS: Final = frozenset({"error", "response.error"})
+
+_ECHOED: Final = ("instructions", "tools", "text", "prompt", "metadata", "reasoning", "tool_choice")
+"""What a provider repeats of the question in each response; it is stored where it is not as in the turn before."""
+_ECHO: Final = "echo"
 
 
 @dataclasses.dataclass(slots=True)
@@ -91,12 +95,22 @@ def of_response(response: ModelResponse) -> Turn:
     return Turn(event, response)
 
 
-def encode_turn(turn: Turn) -> dict[str, Any]:
-    """A turn as JSON: its last event, and what the SDK's adapters hang on it."""
+def encode_turn(turn: Turn, before: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn as JSON: its last event, and what the SDK's adapters hang on it.
+
+    Args:
+        turn: what the model said.
+        before: `Scope.previous`, in which the turn before left what the provider repeated of the question.
+    """
+    event: dict[str, Any] = as_written(encode_item(turn.event))
+    response = event["response"]
+    echo = {name: response.pop(name) for name in _ECHOED if name in response}
     encoded: dict[str, Any] = {
-        "event": encode_item(turn.event),
+        "event": event,
         "usage": encode_usage(turn.response.usage),
     }
+    if echo != before.get(_ECHO, {}):
+        encoded[_ECHO] = echo
     for field in ("request_id", "raw_usage"):
         value = getattr(turn.response, field)
         if value is not None:
@@ -104,9 +118,13 @@ def encode_turn(turn: Turn) -> dict[str, Any]:
     return encoded
 
 
-def decode_turn(value: Mapping[str, Any]) -> Turn:
+def decode_turn(value: Mapping[str, Any], before: dict[str, Any]) -> Turn:
     """The turn that `encode_turn` stored."""
-    event = ResponseCompletedEvent.construct(**value["event"])
+    if _ECHO in value:
+        before[_ECHO] = value[_ECHO]
+    said = value["event"]
+    whole = {**said["response"], **before.get(_ECHO, {})}
+    event = ResponseCompletedEvent.construct(**{**said, "response": whole})
     response = event.response
     usage = decode_usage(value["usage"])
     raw_usage = value.get("raw_usage")
@@ -126,15 +144,16 @@ async def stream_turn(
     """
     journal = current_journal()
     assert journal is not None
-    live = _Live(journal, current_scope(), lambda: inner.stream_response(*args, **kwargs), args, kwargs)
+    scope = current_scope()
+    live = _Live(journal, scope, lambda: inner.stream_response(*args, **kwargs), args, kwargs)
     answer = asyncio.ensure_future(
         model.step(
             journal,
             args,
             kwargs,
             live.speak,
-            encode=encode_turn,
-            decode=decode_turn,
+            encode=lambda turn: encode_turn(turn, scope.previous),
+            decode=lambda value: decode_turn(value, scope.previous),
             response_of=lambda turn: turn.response,
             value_of=of_response,
         )

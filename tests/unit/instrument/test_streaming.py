@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -108,6 +109,46 @@ async def test_a_streamed_run_has_the_result_of_the_plain_runner_and_each_call_i
     assert result.stats.total_model_calls == 2
     assert result.stats.input_tokens == 20
     assert result.to_dict()["final_output"] == "three"
+
+
+class Echoing(ScriptedModel):
+    """Repeats the question in each response, as OpenAI does."""
+
+    async def stream_response(self, system_instructions: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        async for event in super().stream_response(system_instructions, *args, **kwargs):
+            if isinstance(event, ResponseCompletedEvent):
+                event.response.instructions = system_instructions
+                event.response.metadata = {"a": "b"}
+            yield event
+
+
+async def test_what_the_provider_repeats_of_the_question_is_stored_once() -> None:
+    instructions = "Add what you are given. " * 20
+
+    def agent() -> Agent[Any]:
+        made = add_agent([*two_turns()[:1] * 3, two_turns()[1]], instructions=instructions)
+        made.model = Echoing([*two_turns()[:1] * 3, two_turns()[1]])
+        return made
+
+    def echoes(events: list[Any]) -> list[Any]:
+        said = [event.data.response for event in events if described(event) == "raw response.completed"]
+        return [(response.instructions, response.metadata) for response in said]
+
+    durable = agent()
+    passes: list[list[Any]] = []
+
+    async def handler(step: Any) -> Any:
+        result = DurableRunner.run_streamed(durable, "1 + 2", step=step)
+        passes.append([])
+        passes[-1].extend([event async for event in result.stream_events()])
+        return result.final_output
+
+    run = await replayed(handler)
+    plain = Runner.run_streamed(agent(), "1 + 2")
+    expected = echoes([event async for event in plain.stream_events()])
+    assert expected == [(instructions, {"a": "b"})] * 4
+    assert echoes(passes[-1]) == expected
+    assert json.dumps(run.memos).count(instructions) == 1
 
 
 async def test_live_events_reach_the_caller_in_the_request_in_which_the_model_speaks() -> None:
