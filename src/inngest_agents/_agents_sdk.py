@@ -15,7 +15,7 @@ import importlib
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -252,6 +252,23 @@ a durable run the read may have happened in another one."""
 
 for _part in GENERATION_METHODS:
     name("agents.memory", f"OpenAIResponsesCompactionSession.{_part}")
+
+
+def generation_reader(session: Any) -> Callable[[Callable[[], Awaitable[list[Any]]]], Awaitable[Any]] | None:
+    """Reads the history together with the count of its changes; None if the session does not count them."""
+    reader = getattr(session, GENERATION_METHODS[0], None)
+    return reader if callable(reader) else None
+
+
+def compaction_generation(wrapper: Any) -> int | None:
+    """The count that `set_compaction_generation` has noted, or the SDK when the run read the history."""
+    generation: int | None = getattr(wrapper, "_session_compaction_generation", None)
+    return generation
+
+
+def set_compaction_generation(wrapper: Any, generation: int | None) -> None:
+    """Say at which count of changes the history was the run's own; None: somebody else has changed it."""
+    wrapper._session_compaction_generation = generation
 
 
 def item_fingerprint(session: Any, item: Any) -> str:

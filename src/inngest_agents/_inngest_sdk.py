@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextvars
 import json
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -387,9 +388,10 @@ class _StoredError(_errors.Error):
         return self._stack
 
 
-def step_error(error: Exception, name: str) -> Exception:
-    """An error as the SDK reports it for a step, but under `name`."""
-    return _StoredError(name, _writable(str(error)), _writable(_transforms.get_traceback(error)))
+def step_error(error: BaseException, name: str, message: str) -> Exception:
+    """An error as the SDK reports it for a step, but under `name` and with `message`."""
+    stack = "".join(traceback.format_exception(error))
+    return _StoredError(name, _writable(message), _writable(stack))
 
 
 def _writable(text: str) -> str:

@@ -29,7 +29,7 @@ import inngest
 
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import MAX_OUTPUT, Checkpointer, SaveOutcome, encoded, output_size
-from inngest_agents.errors import OutputTooLargeError, qualified_name, rebuild
+from inngest_agents.errors import OutputTooLargeError, message_of, qualified_name, rebuild
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.resources import Resources
 
@@ -438,6 +438,10 @@ class Driver:
             self._failed(asked, _nested_step(request), attempt, started, start)
         except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
             self._failed(asked, error, attempt, started, start)
+        except asyncio.CancelledError as error:
+            if asked.task is None or asked.task.cancelling():
+                raise
+            self._failed(asked, error, attempt, started, start)  # raised by the user's code: nobody cancels this step
         else:
             await self._finished(asked, payload, started, start)
         finally:
@@ -477,12 +481,12 @@ class Driver:
         if not asked.future.done():
             asked.future.set_result(payload)
 
-    def _failed(self, asked: _Asked, error: Exception, attempt: int, started: int, start: int) -> None:
+    def _failed(self, asked: _Asked, error: BaseException, attempt: int, started: int, start: int) -> None:
         request = asked.request
         final = (
             isinstance(error, inngest.NonRetriableError)
             or getattr(error, "is_retriable", True) is False
-            or (request.is_final is not None and request.is_final(error))
+            or (request.is_final is not None and isinstance(error, Exception) and request.is_final(error))
         )
         limits = [limit for limit in (request.max_attempts, self.engine.max_attempts) if limit is not None]
         last = bool(limits) and attempt + 1 >= min(limits)
@@ -490,7 +494,7 @@ class Driver:
             delay = _retry_after(request, error)
             if delay is not None and self._raised is None:
                 self._raised = inngest.RetryAfterError(
-                    f"step {request.step_id!r}: {error}", retry_after=round(delay * 1000)
+                    f"step {request.step_id!r}: {message_of(error)}", retry_after=round(delay * 1000)
                 )
                 self._raised.__cause__ = error
         self._stop(
@@ -498,7 +502,7 @@ class Driver:
                 _response(
                     request,
                     sdk.Opcode.STEP_FAILED if final or last else sdk.Opcode.STEP_ERROR,
-                    error=sdk.step_error(error, qualified_name(error)),
+                    error=sdk.step_error(error, qualified_name(error), message_of(error)),
                     timing={"a": started, "b": time.perf_counter_ns() - start},
                 )
             ]
@@ -580,13 +584,15 @@ def _response(
     return sdk.StepResponse(output=output, original_error=error, step=info)
 
 
-def _retry_after(request: StepRequest, error: Exception) -> float | None:
+def _retry_after(request: StepRequest, error: BaseException) -> float | None:
     if isinstance(error, inngest.RetryAfterError):
         import datetime
 
         now = datetime.datetime.now(error.retry_after.tzinfo)
         return max(0.0, (error.retry_after - now).total_seconds())
-    return request.retry_after(error) if request.retry_after is not None else None
+    if request.retry_after is None or not isinstance(error, Exception):
+        return None
+    return request.retry_after(error)
 
 
 def _nested_step(request: StepRequest) -> inngest.NonRetriableError:

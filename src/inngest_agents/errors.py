@@ -15,10 +15,11 @@ tripwire, `MaxTurnsExceeded`, a step that failed for good), the error is at the 
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 import functools
 import sys
-from typing import Any, cast
+from typing import Any, Final, TypeVar, cast
 
 import inngest
 from agents.exceptions import AgentsException
@@ -26,6 +27,12 @@ from agents.exceptions import AgentsException
 from inngest_agents._inngest_sdk import ErrorCode, MemoError
 
 __all__ = ["ContextConflictError", "DivergenceError", "OutputTooLargeError", "UnsupportedError"]
+
+
+E = TypeVar("E", bound=BaseException)
+
+_CANCELLED: Final = "asyncio.exceptions.CancelledError"
+"""What is raised inside a step and is no request to stop it: the one error that is no `Exception`."""
 
 
 class UnsupportedError(inngest.NonRetriableError):
@@ -73,16 +80,17 @@ def qualified_name(error: BaseException) -> str:
     return cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def rebuild(memo: MemoError) -> Exception:
+def rebuild(memo: MemoError) -> Exception | asyncio.CancelledError:
     """The error of a failed step, with its original type where that is loaded, and its message.
 
-    Nothing is imported for it, and no constructor runs. An unknown type becomes an `inngest.StepError` of that name.
+    Nothing is imported for it, and no constructor runs. A type that is unknown, or that needs more than a message,
+    becomes an `inngest.StepError` of that name.
     """
+    if memo.name == _CANCELLED:
+        return _memoized(asyncio.CancelledError(*([memo.message] if memo.message else [])))
     cls = _find_class(memo.name)
-    if cls is None:
+    if cls is None or (error := _blank(cls, memo.message)) is None:
         return _memoized(inngest.StepError(memo.message, memo.name.rpartition(".")[2], memo.stack))
-    error = cls.__new__(cls, memo.message)
-    error.args = (memo.message,)
     if _text(error) != memo.message:
         shown = _shown_as(cast("Any", cls))
         error = shown.__new__(shown, memo.message)
@@ -94,7 +102,17 @@ def rebuild(memo: MemoError) -> Exception:
     return _memoized(error)
 
 
-def _memoized(error: Exception) -> Exception:
+def _blank(cls: type[Exception], message: str) -> Exception | None:
+    """An error of this type without anything but its message; None where the type (of pydantic, say) forbids it."""
+    try:
+        error = cls.__new__(cls, message)
+        error.args = (message,)
+    except Exception:  # noqa: BLE001  a foreign type may refuse in any way
+        return None
+    return error
+
+
+def _memoized(error: E) -> E:
     error.__durable_memoized__ = True  # type: ignore[attr-defined]
     return error
 
@@ -104,7 +122,13 @@ def is_memoized(error: BaseException) -> bool:
     return bool(getattr(error, "__durable_memoized__", False))
 
 
-def _text(error: Exception) -> str | None:
+def message_of(error: BaseException) -> str:
+    """The text of an error, also where its own `__str__` fails."""
+    text = _text(error)
+    return "<exception str() failed>" if text is None else text  # as tracebacks say
+
+
+def _text(error: BaseException) -> str | None:
     try:
         return str(error)
     except Exception:  # noqa: BLE001  a foreign __str__ may need attributes that only its __init__ sets

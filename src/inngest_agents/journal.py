@@ -174,7 +174,7 @@ class Journal:
         spans = self.spans
         try:
             memo = self.driver.memo(request)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             if spans is not None:
                 spans.before_step(is_new=False)
             raise

@@ -39,7 +39,6 @@ INNGEST = [
     ("inngest._internal.net", "create_headers"),
     ("inngest._internal.transforms", "hash_step_id"),
     ("inngest._internal.transforms", "hash_signing_key"),
-    ("inngest._internal.transforms", "get_traceback"),
 ]
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import inngest
 import pytest
 from agents import MaxTurnsExceeded
 from agents.exceptions import ModelBehaviorError
+from pydantic import TypeAdapter, ValidationError
 
 from inngest_agents._inngest_sdk import MemoError, step_error
-from inngest_agents.errors import is_memoized, non_retriable, qualified_name, rebuild
+from inngest_agents.errors import is_memoized, message_of, non_retriable, qualified_name, rebuild
 
 
 class PaymentError(Exception):
@@ -31,8 +33,8 @@ class Outer:
         pass
 
 
-def through_the_engine(error: Exception) -> Exception:
-    return rebuild(MemoError(qualified_name(error), str(error), None))
+def through_the_engine(error: BaseException) -> BaseException:
+    return rebuild(MemoError(qualified_name(error), message_of(error), None))
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,33 @@ def test_what_is_non_retriable_already_is_left_alone() -> None:
 
 
 def test_an_error_about_a_file_of_undecodable_name_can_be_stored() -> None:
-    stored = step_error(FileNotFoundError("no such file: \udcff"), "FileNotFoundError")
+    stored = step_error(FileNotFoundError(), "FileNotFoundError", "no such file: \udcff")
     assert str(stored) == r"no such file: \udcff"
 
 
 def test_an_error_of_the_sdk_has_room_for_its_run_data() -> None:
     assert through_the_engine(ModelBehaviorError("bad")).run_data is None  # type: ignore[attr-defined]
+
+
+def test_a_type_that_needs_more_than_a_message_becomes_a_step_error() -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(int).validate_python("x")
+    error = through_the_engine(caught.value)
+    assert isinstance(error, inngest.StepError)
+    assert error.name == "ValidationError"
+    assert "valid integer" in str(error)
+
+
+def test_an_error_without_a_text_is_stored_all_the_same() -> None:
+    class UnprintableError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("never")
+
+    assert str(through_the_engine(UnprintableError())) == "<exception str() failed>"
+
+
+def test_a_cancellation_by_the_users_code_comes_back() -> None:
+    error = through_the_engine(asyncio.CancelledError("enough"))
+    assert isinstance(error, asyncio.CancelledError)
+    assert error.args == ("enough",)
+    assert is_memoized(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 from inngest_agents import codec, divergence
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
-from inngest_agents.errors import ContextConflictError, qualified_name
+from inngest_agents.errors import ContextConflictError, is_memoized, message_of, qualified_name
 from inngest_agents.journal import (
     SCHEMA_VERSION,
     Journal,
@@ -132,8 +133,10 @@ async def run_step(
     except ContextConflictError as error:
         await journal.fail(error)
         raise
-    except Exception as error:
-        failed = ErrorRecord(qualified_name(error), str(error))
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and not is_memoized(error):
+            raise
+        failed = ErrorRecord(qualified_name(error), message_of(error))
         journal.add_record(StepRecord(**base, error=failed))
         raise
     await _take_up(journal, base, digest, stored, carried)

@@ -144,14 +144,38 @@ class _Store:
 
     async def _compact(self) -> None:
         decisions, self.compactions, self.compaction_due = self.compactions, [], False
+        known = self._ends_with
 
         async def call(step: StepScope) -> None:
+            await self._claim_history(known)
             for decide in decisions:
                 await decide()
             step.nested_usage.extend(self._billed(usage) for _, usage in step.added_usage)
 
         self._ends_with = None
         await self._step("session compaction", call, {"wrapper": self._compaction_wrapper})
+
+    async def _claim_history(self, known: list[str] | None) -> None:
+        """Let a compaction replace the history only if it is what this run has read and added.
+
+        The SDK's own guard counts changes in the memory of one process, so it is told the count of now; or None, with
+        which it skips the compaction, if the run did not start with this history or another one has changed it.
+        """
+        wrapper, read = self._compaction_wrapper, sdk.generation_reader(self.session)
+        if read is None or sdk.compaction_generation(wrapper) is None:
+            return
+        limit = {"limit": len(known or []) + 1}
+        if "limit" not in _signature(self.session.get_items).parameters:
+            limit = {}
+        stored, generation = await read(functools.partial(self._read_stored, limit))
+        found = self._fingerprints(stored)
+        is_ours = known is not None and found[len(found) - len(known) :] == known
+        is_longer = self._is_whole and len(found) != len(known or [])
+        sdk.set_compaction_generation(wrapper, generation if is_ours and not is_longer else None)
+
+    async def _read_stored(self, limit: dict[str, Any]) -> list[Any]:
+        items: list[Any] = await _awaited(self.session.get_items(**limit))
+        return items
 
     def _billed(self, usage: Usage) -> UsageRecord:
         """What the provider bills for a compaction, for the statistics."""
@@ -228,7 +252,7 @@ def durable_session(journal: Journal, session: Any) -> Any:
         return session
     store = _store_of(journal, session)
     if store.stand_in is None:
-        store.stand_in = stand_in(session, {_STORE: store, **_methods(store), **dict.fromkeys(sdk.GENERATION_METHODS)})
+        store.stand_in = stand_in(session, {_STORE: store, **_methods(store), **_generation_methods(session)})
     return store.stand_in
 
 
@@ -300,6 +324,21 @@ def _methods(store: _Store) -> dict[str, Any]:
         "pop_item": like("pop_item", functools.partial(store.other, "pop_item")),
         "clear_session": like("clear_session", functools.partial(store.other, "clear_session")),
     }
+
+
+def _generation_methods(session: Any) -> dict[str, Any]:
+    """The SDK's guard of a compaction against changes by others; see `_Store._claim_history`."""
+    if sdk.generation_reader(session) is None:
+        return {}
+
+    async def read(read_items: Callable[[], Any]) -> tuple[Any, int]:
+        return await read_items(), 0
+
+    async def add(write_items: Callable[[], Any], *, expected_generation: int | None) -> int | None:
+        await write_items()
+        return expected_generation
+
+    return dict(zip(sdk.GENERATION_METHODS, (staticmethod(read), staticmethod(add)), strict=True))
 
 
 def _signature(function: Any) -> inspect.Signature:

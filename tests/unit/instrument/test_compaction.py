@@ -1,0 +1,57 @@
+"""Compaction of a session: only of a history that the run itself has read and added to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from agents import Agent, OpenAIResponsesCompactionSession, Runner, RunState, SQLiteSession, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DurableRunner
+from inngest_agents.testing import replayed
+
+
+class Summarizer:
+    """Stands for the client of a compaction session; the summary is one item."""
+
+    def __init__(self) -> None:
+        self.responses = self
+        self.calls = 0
+
+    async def compact(self, **_: Any) -> Any:
+        self.calls += 1
+        return SimpleNamespace(output=[{"type": "compaction", "id": "x", "encrypted_content": "s"}], usage=None)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_history_that_the_run_did_not_read_is_not_compacted(tmp_path: Path, durable: bool) -> None:
+    @function_tool(needs_approval=True)
+    def lookup() -> str:
+        return "found"
+
+    client = Summarizer()
+    session = OpenAIResponsesCompactionSession(
+        "s",
+        SQLiteSession("s", tmp_path / "s.db"),
+        client=cast("Any", client),
+        should_trigger_compaction=lambda _: True,
+        compaction_mode="input",
+    )
+    script: list[Any] = [[function_call("lookup", {}, call_id="c1")], *([assistant_message(text)] for text in "ab")]
+    agent = Agent(name="a", model=ScriptedModel(script), tools=[lookup])
+
+    async def run(given: Any) -> Any:
+        if not durable:
+            return await Runner.run(agent, given, session=session)
+        return (await replayed(lambda step: DurableRunner.run(agent, given, session=session, step=step))).result
+
+    state = (await run("hi")).to_state()
+    state.approve(state.get_interruptions()[0])
+    await run(await RunState.from_json(agent, state.to_json()))
+    assert client.calls == 0
+    assert [item.get("type") for item in await session.get_items()][1:3] == ["function_call", "function_call_output"]
+    await run("again")
+    assert client.calls == 1
