@@ -243,6 +243,16 @@ if _EXTRACTOR not in agents.Agent.as_tool.__code__.co_cellvars:
     raise MissingSeamError(f"agents.Agent.as_tool.{_EXTRACTOR}")
 
 
+# run_internal/items.py: by what the SDK tells a copy of a run item from an equal one.
+occurrence_key: Final[Any] = name("agents.run_internal.items", "nested_history_run_item_occurrence_key")
+_OCCURRENCE_KEY: Final[str] = name("agents.run_internal.items", "_NESTED_HISTORY_RUN_ITEM_OCCURRENCE_KEY")
+
+
+def mark_as_copy(item: Any, original: Any) -> None:
+    """Make a run item one that was copied from another."""
+    setattr(item, _OCCURRENCE_KEY, occurrence_key(original))
+
+
 # run_internal/session_persistence.py: what a session's history is compared by, and the private half of compaction.
 _fingerprint: Final[Any] = name("agents.run_internal.session_persistence", "_fingerprint_or_repr")
 _ignore_ids: Final[Any] = name("agents.run_internal.session_persistence", "_ignore_ids_for_matching")

@@ -13,6 +13,7 @@ from typing import Any
 from agents import Agent
 from agents import items as run_items
 
+from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec
 
 
@@ -68,11 +69,14 @@ def decode_inputs(stored: Any, given: Sequence[Any]) -> Any:
 def encode_run_items(made: Sequence[Any], given: Sequence[Any], before: Sequence[Any]) -> list[Any]:
     """Run items as JSON: the place of one of `given` (with its raw item if that was changed), or its fields in full."""
     places = {id(item): index for index, item in enumerate(given)}
+    originals = {sdk.occurrence_key(item): index for index, item in enumerate(given)}
+    originals.pop(None, None)
     parts: list[Any] = []
     for item in made:
         place = places.get(id(item))
         if place is None:
-            parts.append(_encode_fields(item))
+            fields, original = _encode_fields(item), originals.get(sdk.occurrence_key(item))
+            parts.append(fields if original is None else {**fields, "copy_of": original})
             continue
         raw = codec.encode(item.raw_item)
         parts.append(place if raw == before[place] else {"place": place, "raw_item": raw})
@@ -82,8 +86,14 @@ def encode_run_items(made: Sequence[Any], given: Sequence[Any], before: Sequence
 def decode_run_items(stored: Sequence[Any], given: Sequence[Any], agents: Mapping[str, Agent[Any]]) -> tuple[Any, ...]:
     """The run items that `encode_run_items` stored.
 
+    Args:
+        stored: the items as JSON.
+        given: what the user's function got.
+        agents: by name. An agent that the function made only for an item of its own comes back with nothing but its
+            name, which is all that items are told apart by.
+
     Raises:
-        ValueError: an item of an agent that cannot be reached from the agents of the handoff.
+        ValueError: an item of a class that this version of the SDK does not have.
     """
     return tuple(_decode_item(part, given, agents) for part in stored)
 
@@ -100,13 +110,11 @@ def _decode_item(part: Any, given: Sequence[Any], agents: Mapping[str, Agent[Any
         raise ValueError(f"a stored run item is of the unknown class {part['class']!r}")
     fields = {name: codec.decode(value) for name, value in part["fields"].items()}
     for name, agent_name in part["agents"].items():
-        if agent_name not in agents:
-            raise ValueError(
-                f"a handoff's input filter made an item of the agent {agent_name!r}, which cannot be reached by "
-                "handoffs from the agents of this handoff; give the item one of their agents"
-            )
-        fields[name] = agents[agent_name]
-    return cls(**fields)
+        fields[name] = agents.get(agent_name) or Agent(name=agent_name)
+    item = cls(**fields)
+    if "copy_of" in part:
+        sdk.mark_as_copy(item, given[part["copy_of"]])
+    return item
 
 
 def _encode_fields(item: Any) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from typing import Any, cast
 
 import pydantic
 import pytest
@@ -20,11 +21,14 @@ from agents import (
 from agents.extensions import handoff_filters
 from agents.handoffs import nest_handoff_history
 from agents.items import MessageOutputItem
+from agents.run_internal.items import ensure_nested_history_run_item_occurrence_key
 from agents.testing import ScriptedModel, assistant_message, function_call
 from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 from oracle import both
 
 from inngest_agents import DurableRunner
+from inngest_agents._agents_sdk import occurrence_key
+from inngest_agents.instrument.items import decode_run_items, encode_run_items, snapshot
 from inngest_agents.testing import replayed
 
 
@@ -210,6 +214,32 @@ async def test_an_input_filter_runs_once_and_what_it_made_comes_back(for_the_run
     assert durable_model.calls[-1].input == model.calls[-1].input
     assert len(calls) == 1
     assert run.steps[-2] == "triage/2.1 transfer_to_sales input filter"
+
+
+async def test_a_filter_may_make_an_item_of_an_agent_of_its_own() -> None:
+    def add_note(data: HandoffInputData) -> HandoffInputData:
+        note = MessageOutputItem(agent=Agent(name="notary"), raw_item=cast("Any", assistant_message("noted")))
+        return data.clone(new_items=(*data.new_items, note))
+
+    def build(model: ScriptedModel) -> Agent[Any]:
+        sales = handoff(Agent(name="sales", model=model), input_filter=add_note)
+        return Agent(name="triage", model=model, tools=[add], handoffs=[sales])
+
+    result = await both(build, tool_then_handoff)
+    assert [item.agent.name for item in result.durable.new_items] == [
+        item.agent.name for item in result.plain.new_items
+    ]
+
+
+def test_a_copy_that_a_filter_made_of_an_item_is_known_as_one() -> None:
+    agent = Agent(name="a")
+    given = [MessageOutputItem(agent=agent, raw_item=cast("Any", assistant_message("same"))) for _ in range(2)]
+    for item in given:
+        ensure_nested_history_run_item_occurrence_key(item)
+    stored = encode_run_items([copy.deepcopy(given[1])], given, snapshot(given))
+    [made] = decode_run_items(stored, given, {"a": agent})
+    assert made is not given[1]
+    assert occurrence_key(made) == occurrence_key(given[1])
 
 
 async def test_a_filter_with_input_items_keeps_the_history_of_the_session_apart() -> None:
