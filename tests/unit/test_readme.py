@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,44 @@ def test_the_fastapi_example_serves() -> None:
     exec(block("import fastapi"), namespace)
 
     assert "/api/inngest" in {getattr(route, "path", "") for route in namespace["app"].routes}
+
+
+@pytest.mark.parametrize("approved", [True, False])
+def test_the_approval_example_goes_on_when_the_decision_comes(approved: bool) -> None:
+    paid: list[int] = []
+    asked: list[list[str]] = []
+
+    @function_tool(needs_approval=True)
+    def pay(amount: int) -> str:
+        paid.append(amount)
+        return "paid"
+
+    async def ask_the_boss(calls: list[str]) -> None:
+        asked.append(calls)
+
+    model = ScriptedModel([[function_call("pay", {"amount": 5}, call_id="c1")], [assistant_message("done")]])
+    accountant: Agent[Any] = Agent(name="accountant", model=model, tools=[pay])
+    namespace = {**names(), "accountant": accountant, "ask_the_boss": ask_the_boss}
+    exec(block('fn_id="pay-invoice"'), namespace)
+
+    with LocalEngine() as engine:
+        engine.serve(namespace["client"], [namespace["pay_invoice"]])
+        run_id = engine.send("invoice/received", {"id": 7, "text": "5 dollars, please"})
+        wait_until(lambda: any(step.name == "decision" for step in engine.steps(run_id)))
+        assert (asked, paid) == ([['pay {"amount":5}']], [])
+        engine.send_event("invoice/decided", {"id": 8, "approved": not approved})
+        engine.send_event("invoice/decided", {"id": 7, "approved": approved})
+        run = engine.wait(run_id)
+
+    assert (run.output["final_output"], paid) == ("done", [5] if approved else [])
+    assert len(asked) == 1
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to this"
+        time.sleep(0.02)
 
 
 async def test_the_replayed_example_runs() -> None:
