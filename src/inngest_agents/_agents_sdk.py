@@ -264,10 +264,16 @@ for _part in GENERATION_METHODS:
     name("agents.memory", f"OpenAIResponsesCompactionSession.{_part}")
 
 
-def generation_reader(session: Any) -> Callable[[Callable[[], Awaitable[list[Any]]]], Awaitable[Any]] | None:
+def generation_reader(session: Any) -> Callable[..., Awaitable[tuple[Any, int]]] | None:
     """Reads the history together with the count of its changes; None if the session does not count them."""
     reader = getattr(session, GENERATION_METHODS[0], None)
     return reader if callable(reader) else None
+
+
+def generation_adder(session: Any) -> Callable[..., Awaitable[int | None]] | None:
+    """Adds to the history and gives the new count, or None if somebody else has changed it since the expected one."""
+    adder = getattr(session, GENERATION_METHODS[1], None)
+    return adder if callable(adder) else None
 
 
 def compaction_generation(wrapper: Any) -> int | None:

@@ -66,6 +66,12 @@ class _Store:
         """Fingerprints of the last items of the history as far as this run knows them; None: it never read them."""
         self._is_whole = False
         """Whether those are all items."""
+        self.is_claiming = False
+        """Whether the run reads the history for which its compaction is, later."""
+        self._is_guarded = False
+        """Whether this pass has read it, so that `_generation` is known."""
+        self._generation: int | None = None
+        """The session's count of changes, as far as they are the run's own; None after another's."""
         self._lock = asyncio.Lock()
 
     @property
@@ -79,8 +85,14 @@ class _Store:
         async with self._lock:
             await self._flush()
 
+            read = sdk.generation_reader(self.session) if self.is_claiming else None
+
             async def call(_: StepScope) -> Any:
-                return await _awaited(self.session.get_items(*args, **kwargs))
+                if read is None:
+                    return await _awaited(self.session.get_items(*args, **kwargs))
+                items, self._generation = await read(lambda: self.session.get_items(*args, **kwargs))
+                self._is_guarded = True
+                return items
 
             items = await self._step("session read", call, kwargs)
             self._note_read(items, args, kwargs)
@@ -105,7 +117,7 @@ class _Store:
             async def call(_: StepScope) -> Any:
                 return await _awaited(getattr(self.session, method)(*args, **kwargs))
 
-            self._ends_with = None
+            self._ends_with, self._is_guarded = None, False
             return await self._step(f"session {method}", call, kwargs)
 
     async def flush(self, *, at_end: bool = False) -> None:
@@ -132,7 +144,7 @@ class _Store:
                 missing = addition.items[skip:]
                 skip = max(0, skip - len(addition.items))
                 if missing or not addition.items:
-                    await _awaited(self.session.add_items(missing, **addition.kwargs))
+                    await self._append(missing, addition.kwargs)
             return [addition.id for addition in batch]
 
         written = await self._step("session write", call, batch[0].kwargs)
@@ -142,12 +154,19 @@ class _Store:
         for addition in done:
             self._note_written(addition.items)
 
+    async def _append(self, items: list[Any], kwargs: dict[str, Any]) -> None:
+        add = sdk.generation_adder(self.session) if self._is_guarded else None
+        if add is None:
+            await _awaited(self.session.add_items(items, **kwargs))
+            return
+        expected = self._generation
+        self._generation = await add(lambda: self.session.add_items(items, **kwargs), expected_generation=expected)
+
     async def _compact(self) -> None:
         decisions, self.compactions, self.compaction_due = self.compactions, [], False
-        known = self._ends_with
 
         async def call(step: StepScope) -> None:
-            await self._claim_history(known)
+            await self._claim_history()
             for decide in decisions:
                 await decide()
             step.nested_usage.extend(self._billed(usage) for _, usage in step.added_usage)
@@ -155,27 +174,19 @@ class _Store:
         self._ends_with = None
         await self._step("session compaction", call, {"wrapper": self._compaction_wrapper})
 
-    async def _claim_history(self, known: list[str] | None) -> None:
-        """Let a compaction replace the history only if it is what this run has read and added.
+    async def _claim_history(self) -> None:
+        """Tell the SDK's guard of a compaction whether somebody else has changed the history since the run read it.
 
-        The SDK's own guard counts changes in the memory of one process, so it is told the count of now; or None, with
-        which it skips the compaction, if the run did not start with this history or another one has changed it.
+        The guard counts changes in the memory of one process. So it works where this pass has read and written, and
+        lets a compaction through where another one has; a run that never read the history is not to compact it.
         """
         wrapper, read = self._compaction_wrapper, sdk.generation_reader(self.session)
         if read is None or sdk.compaction_generation(wrapper) is None:
             return
-        limit = {"limit": len(known or []) + 1}
-        if "limit" not in _signature(self.session.get_items).parameters:
-            limit = {}
-        stored, generation = await read(functools.partial(self._read_stored, limit))
-        found = self._fingerprints(stored)
-        is_ours = known is not None and found[len(found) - len(known) :] == known
-        is_longer = self._is_whole and len(found) != len(known or [])
-        sdk.set_compaction_generation(wrapper, generation if is_ours and not is_longer else None)
-
-    async def _read_stored(self, limit: dict[str, Any]) -> list[Any]:
-        items: list[Any] = await _awaited(self.session.get_items(**limit))
-        return items
+        if not self._is_guarded:
+            _, self._generation = await read(_nothing)
+            self._is_guarded = True
+        sdk.set_compaction_generation(wrapper, self._generation)
 
     def _billed(self, usage: Usage) -> UsageRecord:
         """What the provider bills for a compaction, for the statistics."""
@@ -252,7 +263,7 @@ def durable_session(journal: Journal, session: Any) -> Any:
         return session
     store = _store_of(journal, session)
     if store.stand_in is None:
-        store.stand_in = stand_in(session, {_STORE: store, **_methods(store), **_generation_methods(session)})
+        store.stand_in = stand_in(session, {_STORE: store, **_methods(store), **_generation_methods(store)})
     return store.stand_in
 
 
@@ -326,19 +337,27 @@ def _methods(store: _Store) -> dict[str, Any]:
     }
 
 
-def _generation_methods(session: Any) -> dict[str, Any]:
+def _generation_methods(store: _Store) -> dict[str, Any]:
     """The SDK's guard of a compaction against changes by others; see `_Store._claim_history`."""
-    if sdk.generation_reader(session) is None:
+    if sdk.generation_reader(store.session) is None:
         return {}
 
     async def read(read_items: Callable[[], Any]) -> tuple[Any, int]:
-        return await read_items(), 0
+        store.is_claiming = True
+        try:
+            return await read_items(), 0
+        finally:
+            store.is_claiming = False
 
     async def add(write_items: Callable[[], Any], *, expected_generation: int | None) -> int | None:
         await write_items()
         return expected_generation
 
     return dict(zip(sdk.GENERATION_METHODS, (staticmethod(read), staticmethod(add)), strict=True))
+
+
+async def _nothing() -> list[Any]:
+    return []
 
 
 def _signature(function: Any) -> inspect.Signature:
