@@ -287,6 +287,12 @@ def set_compaction_generation(wrapper: Any, generation: int | None) -> None:
     wrapper._session_compaction_generation = generation
 
 
+def forget_compaction_generation(wrapper: Any) -> None:
+    """Make later compactions those of a wrapper that never read a history."""
+    if wrapper is not None:
+        wrapper.__dict__.pop("_session_compaction_generation", None)
+
+
 def item_fingerprint(session: Any, item: Any) -> str:
     """A text that is the same for equal items of a session's history."""
     fingerprint: str = _fingerprint(item, ignore_ids_for_matching=_ignore_ids(session))

@@ -128,6 +128,8 @@ class _Store:
         """
         async with self._lock:
             await self._flush(at_end=at_end)
+            if at_end:  # the run's own count means nothing to a compaction by the user
+                sdk.forget_compaction_generation(self._compaction_wrapper)
 
     async def _flush(self, *, at_end: bool = False) -> None:
         while self.pending:
