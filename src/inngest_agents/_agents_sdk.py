@@ -301,12 +301,13 @@ def item_fingerprint(session: Any, item: Any) -> str:
 
 def conversation_id(session: Any) -> str | None:
     """The conversation of an `OpenAIConversationsSession`, which it creates when it is first used."""
-    return session._session_id if isinstance(session, agents.OpenAIConversationsSession) else None
+    # A subclass of the user's may not have called its constructor.
+    return getattr(session, "_session_id", None) if isinstance(session, agents.OpenAIConversationsSession) else None
 
 
 def set_conversation_id(session: Any, conversation: str | None) -> None:
     """Give the conversation again that the session created in a step."""
-    if isinstance(session, agents.OpenAIConversationsSession) and session._session_id is None:
+    if isinstance(session, agents.OpenAIConversationsSession) and conversation_id(session) is None:
         session._session_id = conversation
 
 

@@ -65,6 +65,11 @@ class DurableModel(Model):
         self._inner = inner
         self._requested = requested
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Model]:  # type: ignore[override]
+        """The class of the model itself: the SDK treats some of its own in a way of their own."""
+        return type(self._inner)
+
     def __getattr__(self, attribute: str) -> Any:
         # `_supports_default_prompt_cache_key` and whatever else a model offers the SDK beyond the interface.
         return getattr(self._inner, attribute)
