@@ -14,12 +14,13 @@ Example:
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import dataclasses
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import inngest
 
@@ -29,6 +30,9 @@ from inngest_agents.journal import SUMMARY
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
 
 T = TypeVar("T")
+
+QUICK_SECONDS: Final = 0.5
+"""How long `replayed` gives a planned step before it starts the next one beside it."""
 
 
 class UnsupportedStepError(RuntimeError):
@@ -63,42 +67,72 @@ async def replayed(
         Exception: what the handler raises.
         UnsupportedStepError: the handler needs a real engine.
     """
-    client = inngest.Inngest(app_id="replayed", is_production=False)
-    run: ReplayedRun[Any] = ReplayedRun(None, [], 0, dict(memos or {}))
-    run_id = uuid.uuid4().hex
-    targets: list[str | None] = [None]
-    attempt = 0
+    engine = _Engine(handler, max_attempts, dict(memos or {}))
     while True:
-        target = targets.pop(0)
-        run.requests += 1
-        step = make_step(
-            client,
-            copy.deepcopy(run.memos),
-            run_id=run_id,
-            attempt=attempt,
-            max_attempts=max_attempts,
-            target=target,
-        )
+        if await engine.request(None) or await engine.run_planned():
+            return engine.run
+
+
+class _Engine(Generic[T]):
+    """The requests of one run."""
+
+    def __init__(self, handler: Callable[[Any], Awaitable[T]], max_attempts: int, memos: dict[str, Any]) -> None:
+        self.run: ReplayedRun[Any] = ReplayedRun(None, [], 0, memos)
+        self._handler = handler
+        self._max_attempts = max_attempts
+        self._client = inngest.Inngest(app_id="replayed", is_production=False)
+        self._run_id = uuid.uuid4().hex
+        self._planned: list[str | None] = []
+
+    async def run_planned(self) -> bool:
+        """Run the planned steps, each in a request of its own; whether the handler itself has ended meanwhile.
+
+        They come one after the other as long as each is quick, so that a test may pass the same objects (a `RunState`,
+        say) to all of them; one that waits, for another one perhaps, is overlapped with the next, as by an engine that
+        sends all these requests at once.
+        """
+        requests: list[asyncio.Task[bool]] = []
         try:
-            result = await handler(step)
-        except ResponseInterrupt as interrupt:
-            outcomes = [_store(run, response, targets) for response in interrupt.responses]
-            if False in outcomes:  # the step failed and is to be tried again
-                attempt += 1
-                targets.insert(0, target)
-                continue
-        except inngest.RetryAfterError:
-            attempt += 1
-            if attempt >= max_attempts:
-                raise
-            targets.insert(0, target)
-            continue
-        else:
-            run.result = result
-            return run
-        attempt = 0
-        if not targets:
-            targets.append(None)
+            while self._planned or not all(request.done() for request in requests):
+                if self._planned:
+                    requests.append(asyncio.create_task(self.request(self._planned.pop(0))))
+                    await asyncio.wait(requests[-1:], timeout=QUICK_SECONDS)
+                else:
+                    waiting = [request for request in requests if not request.done()]
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if any(request.done() and request.result() for request in requests):
+                    return True
+        finally:
+            for request in requests:
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
+        return False
+
+    async def request(self, target: str | None) -> bool:
+        """Call the handler until its step has ended, or been planned; whether the handler itself has ended."""
+        for attempt in range(self._max_attempts):
+            self.run.requests += 1
+            step = make_step(
+                self._client,
+                copy.deepcopy(self.run.memos),
+                run_id=self._run_id,
+                attempt=attempt,
+                max_attempts=self._max_attempts,
+                target=target,
+            )
+            try:
+                result = await self._handler(step)
+            except ResponseInterrupt as interrupt:
+                outcomes = [_store(self.run, response, self._planned) for response in interrupt.responses]
+                if False not in outcomes:  # else the step failed and is to be tried again
+                    return False
+            except inngest.RetryAfterError:
+                if attempt + 1 >= self._max_attempts:
+                    raise
+            else:
+                self.run.result = result
+                return True
+        raise RuntimeError("a step was neither finished nor failed for good after its last attempt")
 
 
 def _store(run: ReplayedRun[Any], response: StepResponse, targets: list[str | None]) -> bool:

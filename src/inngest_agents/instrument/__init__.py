@@ -15,6 +15,7 @@ def install() -> None:
         guardrails,
         handoffs,
         local_tools,
+        logs,
         mcp,
         model,
         preparation,

@@ -1,0 +1,35 @@
+"""`replayed` is an engine in small: it overlaps planned steps that wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from agents import Agent, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DurableRunner
+from inngest_agents.testing import replayed
+
+
+async def test_parallel_steps_that_wait_for_each_other_are_overlapped() -> None:
+    arrived: list[str] = []
+    both = asyncio.Event()
+
+    @function_tool
+    async def meet(who: str) -> str:
+        arrived.append(who)
+        if len(arrived) == 2:
+            both.set()
+        await both.wait()
+        return f"{who} was there"
+
+    script: list[Any] = [
+        [function_call("meet", {"who": "Ann"}, call_id="c1"), function_call("meet", {"who": "Bob"}, call_id="c2")],
+        [assistant_message("done")],
+    ]
+    agent = Agent(name="a", model=ScriptedModel(script), tools=[meet])
+    run = await asyncio.wait_for(replayed(lambda step: DurableRunner.run(agent, "hi", step=step)), 5)
+    assert run.result.final_output == "done"
+    assert arrived == ["Ann", "Bob"]
+    assert sorted(run.steps) == ["a/1 model a", "a/1.1 meet", "a/1.2 meet", "a/2 model a"]
