@@ -12,6 +12,7 @@ def install() -> None:
     from inngest_agents.instrument import (  # noqa: F401
         computer,
         dynamic,
+        grouping,
         guardrails,
         handoffs,
         local_tools,
