@@ -243,6 +243,9 @@ if _EXTRACTOR not in agents.Agent.as_tool.__code__.co_cellvars:
     raise MissingSeamError(f"agents.Agent.as_tool.{_EXTRACTOR}")
 
 
+# run_internal/blocked_output.py: the text in place of an output that a guardrail has blocked.
+blocked_message: Final[Any] = name("agents.run_internal.blocked_output", "_resolve_output_guardrail_blocked_message")
+
 # run_internal/items.py: by what the SDK tells a copy of a run item from an equal one.
 occurrence_key: Final[Any] = name("agents.run_internal.items", "nested_history_run_item_occurrence_key")
 _OCCURRENCE_KEY: Final[str] = name("agents.run_internal.items", "_NESTED_HISTORY_RUN_ITEM_OCCURRENCE_KEY")

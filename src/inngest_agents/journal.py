@@ -92,6 +92,10 @@ class Scope:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     prepared: Any = None
     """What the user's functions said for the turn under way; see `instrument.dynamic`."""
+    run_config: Any = None
+    """The loop's `RunConfig`, once it has called a model."""
+    blocked_message: str | None = None
+    """What stands in place of an output that a guardrail has blocked; see `instrument.guardrails`."""
     previous: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The last value of each of them, so that an equal one is stored as a marker only."""
 

@@ -15,8 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agents import GuardrailFunctionOutput, InputGuardrailResult, OutputGuardrailResult, ToolGuardrailFunctionOutput
+from agents import (
+    GuardrailFunctionOutput,
+    InputGuardrailResult,
+    OutputGuardrailResult,
+    OutputGuardrailTripwireTriggered,
+    ToolGuardrailFunctionOutput,
+)
 
+from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument._steps import run_step
@@ -42,8 +49,54 @@ async def _run_output(original: Callable[..., Any], self: Any, context: Any, age
     if journal is None:
         return await original(self, context, agent, agent_output)
     label = f"{current_scope().turn} output guardrail {self.get_name()}"
-    output = await _step(journal, label, self, context, lambda: original(self, context, agent, agent_output))
+    blocked = _BlockedMessage(agent, context)
+
+    async def check() -> Any:
+        result = await original(self, context, agent, agent_output)
+        blocked.make(result)
+        return result
+
+    output = await _step(journal, label, self, context, check, blocked=blocked)
     return OutputGuardrailResult(guardrail=self, agent=agent, agent_output=agent_output, output=output)
+
+
+class _BlockedMessage:
+    """The text of the user's function for an output of a tool that a guardrail has blocked.
+
+    The SDK calls it in mid-loop without waiting, where there can be no step; so the step of the guardrail has it.
+    """
+
+    def __init__(self, agent: Any, context: Any) -> None:
+        self._scope = current_scope()
+        self._agent = agent
+        self._context = context
+
+    def make(self, result: OutputGuardrailResult) -> None:
+        """Ask the user's function where the SDK will: the turn has ended with the output of a tool."""
+        scope = self._scope
+        is_of_tool = any(place.startswith(f"{scope.turn}.") for place in scope.places.values())
+        configured = getattr(scope.run_config, "output_guardrail_blocked_message", None)
+        if result.output.tripwire_triggered and is_of_tool and callable(configured):
+            scope.blocked_message = sdk.blocked_message(
+                OutputGuardrailTripwireTriggered(result),
+                agent=self._agent,
+                run_config=scope.run_config,
+                context_wrapper=self._context,
+            )
+
+    def stored(self) -> dict[str, Any] | None:
+        """The text as JSON, if there is one."""
+        return None if self._scope.blocked_message is None else {"blocked_message": self._scope.blocked_message}
+
+    def restore(self, stored: dict[str, Any]) -> None:
+        """The text as it was stored."""
+        self._scope.blocked_message = stored.get("blocked_message")
+
+
+@around("agents.run_internal.blocked_output", "_resolve_output_guardrail_blocked_message", ("tripwire",))
+def _blocked_message(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    known = current_scope().blocked_message if current_journal() is not None else None
+    return original(*args, **kwargs) if known is None else known
 
 
 @around("agents.tool_guardrails", "ToolInputGuardrail.run", ("self", "data"))
@@ -66,7 +119,14 @@ async def _run_tool(original: Callable[..., Any], self: Any, data: Any, what: st
 
 
 async def _step(
-    journal: Journal, label: str, guardrail: Any, context: Any, check: Callable[[], Any], *, call_id: str = ""
+    journal: Journal,
+    label: str,
+    guardrail: Any,
+    context: Any,
+    check: Callable[[], Any],
+    *,
+    call_id: str = "",
+    blocked: _BlockedMessage | None = None,
 ) -> Any:
     async def call(_: StepScope) -> Any:
         result = await check()
@@ -81,6 +141,8 @@ async def _step(
         call_id=call_id,
         encode=_encode,
         decode=_decode,
+        extra=blocked.stored if blocked is not None else None,
+        restore=blocked.restore if blocked is not None else None,
         is_final=is_final,
         context=context,
     )

@@ -39,6 +39,7 @@ def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any
     scope = current_scope()
     scope.turn += 1
     scope.agent_name = agent.name
+    scope.run_config = run_config
     journal.note_agent(agent.name)
     accounting.watch(model)
     return DurableModel(model, requested=_requested_name(agent, run_config, model))
