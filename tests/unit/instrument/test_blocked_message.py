@@ -49,11 +49,16 @@ async def test_the_users_function_is_called_once_and_its_text_is_stored_in_the_s
     )
     session = SQLiteSession("s", tmp_path / "s.db")
     config = RunConfig(output_guardrail_blocked_message=text)
-    with pytest.raises(OutputGuardrailTripwireTriggered):
+
+    async def run() -> Any:
         if durable:
-            await replayed(lambda step: DurableRunner.run(agent, "hi", step=step, session=session, run_config=config))
-        else:
-            await Runner.run(agent, "hi", session=session, run_config=config)
+            return await replayed(
+                lambda step: DurableRunner.run(agent, "hi", step=step, session=session, run_config=config)
+            )
+        return await Runner.run(agent, "hi", session=session, run_config=config)
+
+    with pytest.raises(OutputGuardrailTripwireTriggered):
+        await run()
     assert asked == ["strict"]
     stored = str(await session.get_items())
     assert "withheld 1" in stored
