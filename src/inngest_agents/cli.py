@@ -1,4 +1,4 @@
-"""The command line: `inngest-agents dev`, `runs`, `show`.
+"""The command line: `inngest-agents dev`, `runs`, `show`, `costs`.
 
 Commands import what they need when they run, so that the help is there at once.
 """
@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 if TYPE_CHECKING:
-    from inngest_agents.local import Run, Store
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
+
+    from inngest_agents.history.server import ServerRuns
+    from inngest_agents.history.source import RunSource, RunSummary
+    from inngest_agents.local import Store
 
 try:
     import typer
 except ModuleNotFoundError:
     sys.exit("the command line needs more packages: pip install 'inngest-agents[local]'")
+
+T = TypeVar("T")
 
 DEFAULT_DB = Path(".inngest-agents/state.db")
 
@@ -27,6 +35,14 @@ app = typer.Typer(
 )
 
 Db = Annotated[Path, typer.Option("--db", help="The file that keeps the state.", dir_okay=False)]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        help="Ask this Inngest server instead of a file: http://127.0.0.1:8288, https://api.inngest.com, … "
+        "The key is INNGEST_API_KEY or INNGEST_SIGNING_KEY, the environment INNGEST_ENV.",
+    ),
+]
 
 
 @app.command()
@@ -57,17 +73,23 @@ def dev(
 def runs(
     *,
     db: Db = DEFAULT_DB,
+    url: Server = None,
     limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.")] = 20,
 ) -> None:
-    """List the latest runs."""
+    """List the latest runs, of the embedded engine or (--url) of an Inngest server."""
     import time
+    from itertools import islice
 
+    if url is not None:
+        source = _server(url)
+        from inngest_agents.history.terminal import runs_table as server_runs
+
+        _print(server_runs(_asked(lambda: list(islice(source.runs(), limit)))))
+        return
     store = _open(db)
-    from rich.console import Console
-
     from inngest_agents.local.console import runs_table
 
-    Console().print(runs_table(store.runs(limit=limit), time.time_ns()))
+    _print(runs_table(store.runs(limit=limit), time.time_ns()))
 
 
 @app.command()
@@ -75,17 +97,125 @@ def show(
     run: Annotated[str, typer.Argument(help="The run's id, or its beginning or end; `last` for the latest.")],
     *,
     db: Db = DEFAULT_DB,
+    url: Server = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write one self-contained page.", dir_okay=False)] = None,
 ) -> None:
-    """Draw one run as a waterfall of its steps."""
+    """Draw one run as a waterfall of its steps; with --html, with what went in and out, as a page.
+
+    A server (--url) is asked by its REST API v2, which the dev server, one of your own and Inngest Cloud have; it wants
+    the whole id of a run.
+    """
     import time
 
-    store = _open(db)
+    source: RunSource
+    if url is not None:
+        source = _server(url)
+    else:
+        store = _open(db)
+        from inngest_agents.history.embedded import EmbeddedRuns
+
+        source = EmbeddedRuns(store)
+    found = _find(source, run)
+    if html is not None:
+        from inngest_agents.stats.html import page
+
+        report = _asked(lambda: source.report(found))
+        _write(html, page(report))
+        typer.echo(f"wrote {html}")
+    elif url is not None:
+        from inngest_agents.history.terminal import run_view
+
+        _print(run_view(_asked(lambda: source.report(found))))
+    else:
+        from inngest_agents.local.console import waterfall
+
+        stored = store.run(found.run_id)
+        assert stored is not None
+        _print(waterfall(stored, store.steps(stored.id), time.time_ns()))
+
+
+@app.command()
+def costs(
+    *,
+    by: Annotated[str, typer.Option(help="Some of day (UTC), function, agent, model.")] = "day,model",
+    since: Annotated[str | None, typer.Option(help="E.g. 2026-11-01, or 7d for the last week.")] = None,
+    until: Annotated[str | None, typer.Option(help="E.g. 2026-11-30: that day is the last.")] = None,
+    db: Db = DEFAULT_DB,
+    url: Server = None,
+    csv: Annotated[str | None, typer.Option("--csv", help="Write CSV to this file; - for the terminal.")] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Draw into this .svg or .html.", dir_okay=False)] = None,
+) -> None:
+    """Sum what runs used and cost, of the embedded engine or (--url) of an Inngest server.
+
+    A run counts for the day on which it started, and a run under way with what it has used so far. Runs without durable
+    steps are left out, and counted.
+    """
+    import time
+
+    from inngest_agents.history.costs import parse_dimensions, parse_moment, read_costs
+    from inngest_agents.stats.costs import cost_csv, cost_plot, cost_table
+
+    try:
+        dimensions, now = parse_dimensions(by), time.time()
+        start = None if since is None else parse_moment(since, now=now)
+        end = None if until is None else parse_moment(until, now=now, is_end=True)
+    except ValueError as error:
+        _fail(str(error))
+    if plot is not None and plot.suffix.lower() not in (".svg", ".html"):
+        _fail(f"{plot}: a plot is an .svg or an .html file")
+    source: RunSource
+    if url is not None:
+        source = _server(url)
+    else:
+        store = _open(db)
+        from inngest_agents.history.embedded import EmbeddedRuns
+
+        source = EmbeddedRuns(store)
+    found = _asked(lambda: read_costs(source, dimensions, since=start, until=end))
+    if csv == "-":
+        typer.echo(cost_csv(found.rows, dimensions), nl=False)
+    elif csv is not None:
+        _write(Path(csv), cost_csv(found.rows, dimensions))
+    if plot is not None:
+        _write(plot, cost_plot(found.rows, dimensions, is_html=plot.suffix.lower() == ".html"))
+    if csv != "-":
+        typer.echo(cost_table(found.rows, dimensions) if found.rows else "no runs with durable steps")
+    for note in found.notes():
+        typer.echo(note, err=True)
+
+
+def _server(url: str) -> ServerRuns:
+    """A server, with the keys that the Inngest SDK and command line use too."""
+    import os
+
+    _need("httpx", "rich")
+    from inngest_agents.history.server import ServerRuns
+
+    key = os.environ.get("INNGEST_API_KEY") or os.environ.get("INNGEST_SIGNING_KEY") or ""
+    return _asked(lambda: ServerRuns(url, key=key, environment=os.environ.get("INNGEST_ENV", "")))
+
+
+def _asked(ask: Callable[[], T]) -> T:
+    """What a source of runs answers; its errors are for the person at the terminal."""
+    from inngest_agents.history.source import SourceError
+
+    try:
+        return ask()
+    except SourceError as error:
+        _fail(str(error))
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        _fail(f"can't write {path}: {error.strerror or error}")
+
+
+def _print(drawn: RenderableType) -> None:
     from rich.console import Console
 
-    from inngest_agents.local.console import waterfall
-
-    found = _find(store, run)
-    Console().print(waterfall(found, store.steps(found.id), time.time_ns()))
+    Console().print(drawn)
 
 
 def _open(db: Path) -> Store:
@@ -101,13 +231,13 @@ def _open(db: Path) -> Store:
         _fail(str(error))
 
 
-def _find(store: Store, run: str) -> Run:
+def _find(source: RunSource, run: str) -> RunSummary:
     """The one run that a person means."""
-    found = store.runs(limit=1) if run == "last" else store.find_runs(run)
+    found = _asked(lambda: source.find(run))
     if not found:
         _fail(f"no run {run}")
     if len(found) > 1:
-        _fail(f"{run} could be each of {', '.join(r.id for r in found)}")
+        _fail(f"{run} could be each of {', '.join(r.run_id for r in found)}")
     return found[0]
 
 

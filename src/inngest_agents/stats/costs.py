@@ -234,6 +234,25 @@ def cost_svg(rows: Sequence[CostRow], *, title: str = "Cost in US dollars") -> s
     return "\n".join((*parts, "</svg>")) + "\n"
 
 
+def cost_plot(rows: Sequence[CostRow], by: Sequence[Dimension], *, is_html: bool = False) -> str:
+    """`cost_svg` with a heading that names the dimensions; or as an HTML page that needs nothing else.
+
+    Args:
+        rows: from `sum_costs`.
+        by: the dimensions given to it.
+        is_html: a page instead of the bare picture.
+    """
+    title = f"Cost in US dollars by {', '.join(by)}"
+    picture = cost_svg(rows, title=title)
+    if not is_html:
+        return picture
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{title}</title>\n</head>\n<body>\n{picture}</body>\n</html>\n"
+    )
+
+
 def _svg_text(value: str) -> str:
     # XML allows no control characters and no lone surrogates, not even escaped.
     return html.escape(printable(value).replace("\n", " "), quote=True)

@@ -10,12 +10,21 @@ The place in the order and the id of the tool call are not stored: who asks for 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
 from inngest_agents.stats._compact import JsonDict
-from inngest_agents.stats.records import NO_PRICE, TOOL_KINDS, StepRecord, count_items, usage_from_response
+from inngest_agents.stats.records import (
+    NO_PRICE,
+    TOOL_KINDS,
+    ErrorRecord,
+    StepKind,
+    StepRecord,
+    count_items,
+    usage_from_response,
+)
 
 _ASKER_KNOWS: Final = ("order", "call_id")
 _NO_USAGE: Final[Mapping[str, Any]] = {
@@ -78,6 +87,28 @@ def identity(memo: Mapping[str, Any]) -> tuple[str, str, str] | None:
         return None
     named = {**_named(record["kind"], record.get("step_id", "")), **record} if "at" in record else record
     return record["kind"], named.get("agent") or "", named.get("name") or ""
+
+
+def answer_of(memo: Mapping[str, Any]) -> Any:
+    """What the step that stored `memo` returned, as JSON."""
+    return memo.get("output")
+
+
+def failed_step(step_id: str, error_type: str, message: str) -> StepRecord | None:
+    """The record of a step that failed for good, which has no memo; None if its id is that of no model or tool call.
+
+    All kinds of tools have ids of one form, so the kind is "tool".
+    """
+    label = step_id.rpartition("/")[2]
+    if re.match(r"\d+ model ", label):
+        kind: StepKind = "model"
+    elif re.match(r"\d+\.\d+ ", label):
+        kind = "tool"
+    else:
+        return None
+    named, way = _named(kind, step_id), tuple(step_id.split("/")[:-1])
+    path = way if len(way) > 1 else ()
+    return StepRecord(kind=kind, step_id=step_id, path=path, error=ErrorRecord(error_type, message), **named)
 
 
 def _named(kind: str, step_id: str) -> JsonDict:
