@@ -303,6 +303,11 @@ def current_scope() -> Scope:
     return scope
 
 
+def is_in_loop() -> bool:
+    """Whether a loop of the SDK is around the caller; a streamed run is checked and set up outside of one."""
+    return _scope.get() is not None
+
+
 def current_step() -> StepScope | None:
     """The step that runs the caller; None outside of one."""
     return _step_scope.get()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents.journal import current_journal, current_scope
+from inngest_agents.journal import current_journal, current_scope, is_in_loop
 
 
 @sdk.around("agents.run_internal.run_grouping", "resolve_run_grouping", ("conversation_id", "session", "group_id"))
@@ -20,6 +20,9 @@ def _grouping(original: Callable[..., Any], **kwargs: Any) -> tuple[str, str]:
     journal = current_journal()
     if journal is None or kind != "run":
         return kind, value
-    scope = current_scope()
-    named = f"{journal.run_id}/{scope.path or journal.name}/{scope.repeated('grouping')}"
+    place = journal.name
+    if is_in_loop():
+        scope = current_scope()
+        place = f"{scope.path or place}/{scope.repeated('grouping')}"
+    named = f"{journal.run_id}/{place}"
     return kind, hashlib.sha256(named.encode()).hexdigest()[: len(value)]

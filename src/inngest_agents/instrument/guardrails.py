@@ -28,7 +28,7 @@ from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.tools import is_final, tool_label
-from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
+from inngest_agents.journal import Journal, StepScope, current_journal, current_scope, is_in_loop
 
 
 @around("agents.guardrail", "InputGuardrail.run", ("self", "agent", "input", "context"))
@@ -95,7 +95,7 @@ class _BlockedMessage:
 
 @around("agents.run_internal.blocked_output", "_resolve_output_guardrail_blocked_message", ("tripwire",))
 def _blocked_message(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    known = current_scope().blocked_message if current_journal() is not None else None
+    known = current_scope().blocked_message if current_journal() is not None and is_in_loop() else None
     return original(*args, **kwargs) if known is None else known
 
 

@@ -23,7 +23,7 @@ from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument._steps import run_step
-from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope
+from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, is_in_loop
 from inngest_agents.stats.records import StepRecord
 
 FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
@@ -34,7 +34,7 @@ FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
 def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any:
     model = original(agent, run_config)
     journal = current_journal()
-    if journal is None or isinstance(model, DurableModel):
+    if journal is None or isinstance(model, DurableModel) or not is_in_loop():
         return model
     scope = current_scope()
     scope.turn += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from agents import Agent, Runner, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 
@@ -22,7 +23,8 @@ class CachingModel(ScriptedModel):
         return [(call.model_settings.extra_args or {}).get("prompt_cache_key") for call in self.calls]
 
 
-async def test_the_prompt_cache_key_stays_the_same_within_a_run_and_differs_between_runs() -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_the_prompt_cache_key_stays_the_same_within_a_run_and_differs_between_runs(streamed: bool) -> None:
     @function_tool
     def look_up() -> str:
         return "found"
@@ -30,11 +32,17 @@ async def test_the_prompt_cache_key_stays_the_same_within_a_run_and_differs_betw
     def model() -> CachingModel:
         return CachingModel([[function_call("look_up", {}, call_id="c1")], [assistant_message("done")]])
 
+    async def durably(model: CachingModel) -> None:
+        agent = Agent(name="a", model=model, tools=[look_up])
+        if streamed:
+            await replayed(lambda step: DurableRunner.run_streamed(agent, "hi", step=step).wait())
+        else:
+            await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+
     plain, first, second = model(), model(), model()
     await Runner.run(Agent(name="a", model=plain, tools=[look_up]), "hi")
-    for durable in (first, second):
-        agent = Agent(name="a", model=durable, tools=[look_up])
-        await replayed(lambda step, agent=agent: DurableRunner.run(agent, "hi", step=step))  # type: ignore[misc]
+    await durably(first)
+    await durably(second)
     for keys in (plain.keys(), first.keys(), second.keys()):
         assert len(set(keys)) == 1
         assert keys[0] is not None
