@@ -159,6 +159,7 @@ def test_a_run_of_agents_has_a_page_with_all_of_its_steps(engine: EngineUnderTes
     assert len([title for title in titles if title.startswith("triage/1.2 flaky")]) == 1
     assert page.count('<details class="step') == 8
     assert page.count('class="attempts"') == 1
+    assert titles[0].startswith("triage/1 model")
 
 
 def test_the_terminal_shows_the_steps_and_lists_the_runs(engine: EngineUnderTest) -> None:

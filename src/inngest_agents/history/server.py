@@ -6,6 +6,7 @@ outputs of its steps in one answer.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -173,7 +174,14 @@ def _found(root: Mapping[str, Any]) -> list[FoundStep]:
         if span.get("stepId"):
             spans.setdefault(span["stepId"], []).append(span)
     steps = [_found_step(members) for members in spans.values()]
-    return sorted(steps, key=lambda step: step.attempts[-1].ended_at if step.attempts else float("inf"))
+    steps.sort(key=lambda step: step.attempts[-1].ended_at if step.attempts else float("inf"))
+    ends = [step.attempts[-1].ended_at for step in steps if step.attempts]
+    for step in steps:
+        if step.attempts and step.queued_at is not None:
+            # A step that is not the first of its request has the time at which the request was queued.
+            before = bisect.bisect_right(ends, step.attempts[0].started_at)
+            step.queued_at = max(step.queued_at, ends[before - 1] if before else 0.0)
+    return steps
 
 
 def _found_step(spans: Sequence[Mapping[str, Any]]) -> FoundStep:

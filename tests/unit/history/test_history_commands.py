@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -131,6 +134,21 @@ def test_the_page_shows_all_and_nothing_injects_markup(db: Path, tmp_path: Path)
         assert tag not in text
     assert "1 call of odd: nobody knows" in text
     assert "$0.2500+" in text
+
+
+def test_a_browser_runs_nothing_of_the_page(db: Path, tmp_path: Path) -> None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip("no Chromium is installed (set CHROMIUM to its path to run this test)")
+    file = tmp_path / "run.html"
+    assert run("show", RUN_ID, "--db", str(db), "--html", str(file)).exit_code == 0
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    command = [browser, *options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", file.as_uri()]
+    understood = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "<title>app-agents</title>" in understood
+    assert "<img" not in understood
+    assert understood.count("<details") == file.read_text(encoding="utf-8").count("<details")
 
 
 def test_nested_steps_and_failed_ones_keep_their_place(db: Path) -> None:
