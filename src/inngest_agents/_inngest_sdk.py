@@ -200,6 +200,12 @@ class EngineRequest:
         return bool(_in_parallel.get())
 
     @property
+    def shows_inputs(self) -> bool:
+        """Whether what steps get may be shown in the dashboard: it goes there beside what middleware may encrypt."""
+        plain = (inngest.Middleware.transform_output, inngest.MiddlewareSync.transform_output)
+        return all(type(each).transform_output in plain for each in self._middleware.middleware)
+
+    @property
     def memo_count(self) -> int:
         """How many memos no step has asked for yet."""
         return len(self._memos)

@@ -125,7 +125,7 @@ async def run_step(
         max_attempts=max_attempts,
         is_final=is_final,
         retry_after=retry_after,
-        opts={"input": [inputs]} if inputs is not None else None,
+        opts={"input": [inputs]} if inputs is not None and journal.driver.engine.shows_inputs else None,
         metadata=metadata if metadata is not None else lambda _: shown or None,
     )
     try:
