@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -91,6 +92,8 @@ class EngineUnderTest(abc.ABC):
 
     name: str
     url: str
+    kind = "dev"
+    """What the engine calls itself to apps: `dev` trusts everybody, `cloud` signs and wants signatures."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -157,7 +160,7 @@ class EngineUnderTest(abc.ABC):
         """Another client; `api_url` names something between it and the engine."""
         return inngest.Inngest(
             app_id=options.pop("app_id", "test"),
-            is_production=False,
+            is_production=options.pop("is_production", False),
             api_base_url=api_url or self.url,
             event_api_base_url=self.url,
             **options,
@@ -173,7 +176,7 @@ class EngineUnderTest(abc.ABC):
 
     def register(self, url: str) -> None:
         """Let an app register its functions."""
-        response = httpx.put(url, headers={"x-inngest-server-kind": "dev"}, timeout=10)
+        response = httpx.put(url, headers={"x-inngest-server-kind": self.kind}, timeout=10)
         assert response.status_code == 200, response.text
 
     def start_worker(self) -> None:
@@ -236,6 +239,8 @@ class EmbeddedEngine(EngineUnderTest):
         # Quick at first, but with ten retries a killed worker has seconds to come up again, as on the real server.
         options.setdefault("backoff", lambda attempt: min(RETRY_SECONDS["embedded"] * 3**attempt, 1.0))
         self.engine = LocalEngine(path=folder / "state.db", **options)
+        if options.get("signing_key"):
+            self.kind = "cloud"
 
     @property
     def url(self) -> str:  # type: ignore[override]
@@ -282,16 +287,22 @@ class EmbeddedEngine(EngineUnderTest):
 
 
 class ServerEngine(EngineUnderTest):
-    """The real dev server, in a process of its own."""
+    """The real server, in a process of its own: the dev server, or with a signing key the self-hosted one."""
 
     name = "server"
 
-    def __init__(self, folder: Path, binary: str) -> None:
+    def __init__(self, folder: Path, binary: str, *, signing_key: str = "") -> None:
         super().__init__(folder)
-        self._binary = binary
+        self._command = [binary, "dev", "--no-discovery", "--no-poll"]
+        self._headers: dict[str, str] = {}
+        if signing_key:
+            self.kind = "cloud"
+            # It wants the key alone, without what tells people where it belongs.
+            self._command = [binary, "start", f"--signing-key={signing_key.rpartition('-')[2]}", "--event-key=7e57"]
+            self._headers = {"authorization": f"Bearer {hash_of(signing_key)}"}
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "server.log"
-        self._http = httpx.Client(timeout=10)
+        self._http = httpx.Client(timeout=10, headers=self._headers)
         self._reads = 0
         self.url = ""
 
@@ -301,14 +312,11 @@ class ServerEngine(EngineUnderTest):
         with self._log.open("wb") as out:
             self._process = subprocess.Popen(
                 [
-                    self._binary,
-                    "dev",
-                    "--no-discovery",
-                    "--no-poll",
+                    *self._command,
                     "--retry-interval=1",
                     "--tick=20",
                     f"--sqlite-dir={self.folder / 'server'}",
-                    f"--debug-api-port={ports[4]}",
+                    *([f"--debug-api-port={ports[4]}"] if self.kind == "dev" else []),
                     *(f"--{flag}={port}" for flag, port in zip(flags, ports, strict=False)),
                 ],
                 # What production does with the checkpoints of a dispatch that another one took the place of.
@@ -343,7 +351,7 @@ class ServerEngine(EngineUnderTest):
 
     def send_event(self, name: str, data: Mapping[str, Any] | None = None, *, id: str = "") -> str:
         event = {"name": name, "data": dict(data or {})} | ({"id": id} if id else {})
-        response = self._http.post(f"{self.url}/e/test", json=event)
+        response = self._http.post(f"{self.url}/e/{'test' if self.kind == 'dev' else '7e57'}", json=event)
         assert response.status_code == 200, response.text
         event_id: str = response.json()["ids"][0]
         return event_id
@@ -377,6 +385,12 @@ class ServerEngine(EngineUnderTest):
                 metadata = [m for m in span["metadata"] if not m["kind"].startswith(("inngest.http", "inngest.timing"))]
                 steps[span["stepID"]] = StepOutcome(span["stepID"], span["name"], span["status"], metadata)
         return list(steps.values())
+
+
+def hash_of(signing_key: str) -> str:
+    """How a signing key is sent: the part after the last dash, as the SHA-256 of its bytes."""
+    prefix, _, digits = signing_key.rpartition("-")
+    return f"{prefix}-{hashlib.sha256(bytes.fromhex(digits)).hexdigest()}"
 
 
 def server_binary() -> str | None:
