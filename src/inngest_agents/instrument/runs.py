@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agents import HandoffOutputItem
+from agents import HandoffOutputItem, RunState
 
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument.hooks import durable_hooks
@@ -44,7 +44,7 @@ async def _with_session(
     session = kwargs.get("session")
     if session is None:
         return await original(self, starting_agent, input, **kwargs)
-    kwargs["session"] = durable_session(journal, session)
+    kwargs["session"] = durable_session(journal, session, is_resumed=isinstance(input, RunState))
     try:
         result = await original(self, starting_agent, input, **kwargs)
     except Exception:

@@ -5,7 +5,8 @@ private methods of the SDK hold. Reading is a step. What is added is kept until 
 session) ends, is interrupted or fails, and is then written in one step, by the same calls and in the same order as by
 the plain Runner. Before anything else is asked of the session, it is written first, so nobody who asks through the run
 sees a history that is behind. With `DurableOptions(session_writes="turn")` each addition is a step at once, for tools
-that read the session by themselves in mid-run.
+that read the session by themselves in mid-run. So it is in a run that goes on from a `RunState`: there the SDK notes in
+the state what a failed write has left undone, so it must learn of the failure where it asked for the write.
 
 Each addition has an id (its run's path and a number). The step of a write stores the ids that it wrote; so on a replay
 they are known as written, even if concurrent nested runs come in another order.
@@ -66,6 +67,9 @@ class _Store:
         """Fingerprints of the last items of the history as far as this run knows them; None: it never read them."""
         self._is_whole = False
         """Whether those are all items."""
+        self.writes_at_once = False
+        """Whether a run goes on from a `RunState`: the SDK keeps in it what a failed write left undone, so it must see
+        each write fail or succeed where it asks for it."""
         self.is_claiming = False
         """Whether the run reads the history for which its compaction is, later."""
         self._is_guarded = False
@@ -106,7 +110,7 @@ class _Store:
             self._note_written(addition.items)
             return
         self.pending.append(addition)
-        if self.journal.options.session_writes == "turn":
+        if self.writes_at_once or self.journal.options.session_writes == "turn":
             await self.flush()
 
     async def other(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -256,7 +260,7 @@ class _Store:
 _stores: weakref.WeakKeyDictionary[Journal, dict[int, _Store]] = weakref.WeakKeyDictionary()
 
 
-def durable_session(journal: Journal, session: Any) -> Any:
+def durable_session(journal: Journal, session: Any, *, is_resumed: bool = False) -> Any:
     """A stand-in for `session` whose reads and writes are steps of the durable run.
 
     All loops of one durable run that were given the same session share what has been added to it.
@@ -264,6 +268,7 @@ def durable_session(journal: Journal, session: Any) -> Any:
     if session is None or isinstance(getattr(type(session), _STORE, None), _Store):
         return session
     store = _store_of(journal, session)
+    store.writes_at_once = store.writes_at_once or is_resumed
     if store.stand_in is None:
         store.stand_in = stand_in(session, {_STORE: store, **_methods(store), **_generation_methods(store)})
     return store.stand_in

@@ -195,7 +195,8 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
         kwargs["hooks"] = durable_hooks(journal, kwargs.get("hooks"))
         session = kwargs.get("session")
         if session is not None:
-            kwargs["session"] = durable_session(journal, session)
+            resumed = bool(kwargs.get("is_resumed_state"))
+            kwargs["session"] = durable_session(journal, session, is_resumed=resumed)
         try:
             returned = await original(*args, **kwargs)
         except Exception:

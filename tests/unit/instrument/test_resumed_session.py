@@ -1,0 +1,58 @@
+"""A session that fails in a run that goes on from a `RunState`: the state knows what is left undone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agents import Agent, Runner, RunState, SQLiteSession, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DurableRunner
+from inngest_agents.testing import replayed
+
+
+class FailingSession(SQLiteSession):
+    """Refuses additions while it is told to."""
+
+    is_broken = False
+
+    async def add_items(self, items: list[Any]) -> None:
+        if self.is_broken:
+            raise RuntimeError("the disk is full")
+        await super().add_items(items)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_write_that_failed_is_made_up_for_and_the_tool_does_not_run_again(
+    tmp_path: Path, durable: bool
+) -> None:
+    deleted: list[str] = []
+
+    @function_tool(needs_approval=True)
+    def delete(path: str) -> str:
+        deleted.append(path)
+        return f"deleted {path}"
+
+    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
+    agent = Agent(name="a", model=ScriptedModel(script), tools=[delete])
+    session = FailingSession("s", tmp_path / "s.db")
+
+    async def run(given: Any) -> Any:
+        if not durable:
+            return await Runner.run(agent, given, session=session)
+        return (await replayed(lambda step: DurableRunner.run(agent, given, session=session, step=step))).result
+
+    state = (await run("clean up")).to_state()
+    state.approve(state.get_interruptions()[0])
+    session.is_broken = True
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        await run(state)
+    session.is_broken = False
+    result = await run(await RunState.from_json(agent, state.to_json()))
+
+    assert result.final_output == "clean"
+    assert deleted == ["/a"]
+    kinds = [item.get("type", item.get("role")) for item in await session.get_items()]
+    assert kinds == ["user", "function_call", "function_call_output", "message"]
