@@ -104,7 +104,11 @@ def functions(engine: EngineUnderTest) -> None:
         await ctx.step.run("without agents", own)
         await ctx.step.run("bad step", bad)
 
-    engine.serve([run, plain])
+    @engine.client.create_function(fn_id="long", trigger=inngest.TriggerEvent(event="long"), retries=0)
+    async def long(ctx: inngest.Context) -> None:
+        await ctx.step.sleep("a long nap", timedelta(hours=1))
+
+    engine.serve([run, plain, long])
 
 
 def where(engine: EngineUnderTest) -> list[str]:
@@ -186,6 +190,18 @@ def test_a_run_without_agents_is_shown_too(engine: EngineUnderTest, tmp_path: Pa
     assert "<pre>41</pre>" in page
     assert "never works" in page
     assert "bad step" in page
+
+
+def test_a_run_under_way_is_shown_as_such(engine: EngineUnderTest, tmp_path: Path) -> None:
+    functions(engine)
+    run_id = engine.send("long")
+    file, deadline, shown = tmp_path / "run.html", time.monotonic() + 15, ""
+    while "a long nap" not in shown and time.monotonic() < deadline:
+        time.sleep(0.2)
+        done = CliRunner().invoke(app, ["show", run_id, "--html", str(file), *where(engine)])
+        shown = file.read_text(encoding="utf-8") if done.exit_code == 0 else ""
+    assert "a long nap" in shown
+    assert '<span class="status running">running</span>' in shown
 
 
 def test_the_sums_are_those_of_the_results(

@@ -153,13 +153,16 @@ def _json(response: Any) -> dict[str, Any]:
 
 def _summary(run: Mapping[str, Any]) -> RunSummary:
     names = ((run.get("app") or {}).get("id"), (run.get("function") or {}).get("id"))
+    status, ended_at = _STATUS.get(run.get("status", ""), "running"), _time(run.get("endedAt"))
+    if status == "completed" and ended_at is None:
+        status = "running"  # asked for one run, the server calls it completed from its beginning on
     return RunSummary(
         str(run.get("id", "")),
         "-".join(name for name in names if name),
-        _STATUS.get(run.get("status", ""), "running"),
+        status,
         _time(run.get("queuedAt")) or 0.0,
         _time(run.get("startedAt")),
-        _time(run.get("endedAt")),
+        ended_at,
     )
 
 
