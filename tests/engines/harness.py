@@ -32,6 +32,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -327,6 +328,7 @@ class ServerEngine(EngineUnderTest):
                 start_new_session=True,
             )
         self.url = f"http://127.0.0.1:{ports[0]}"
+        self._gateway_port = ports[1]
         wait_for_port(ports[0], self._process, self._log)
         deadline = time.monotonic() + 20
         while b'"service":"executor"' not in self._log.read_bytes() and time.monotonic() < deadline:
@@ -355,6 +357,10 @@ class ServerEngine(EngineUnderTest):
         assert response.status_code == 200, response.text
         event_id: str = response.json()["ids"][0]
         return event_id
+
+    def gateway(self, endpoint: str) -> str:
+        """Where workers connect to, whatever host the server believes to have."""
+        return urllib.parse.urlsplit(endpoint)._replace(netloc=f"127.0.0.1:{self._gateway_port}").geturl()
 
     def _read(self, path: str) -> Any:
         # The server caches answers by their URL for some seconds.
