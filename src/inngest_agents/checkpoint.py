@@ -19,8 +19,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-import h11
-
 from inngest_agents import _http
 from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
 
@@ -76,7 +74,7 @@ class Checkpointer:
         self._target = target
         self._on_lost = on_lost
         self._prefix = json.dumps(dict(target.ids))[:-1] + ', "steps": ['
-        self._headers = [*target.headers.items(), ("content-type", "application/json")]
+        self._headers = (*target.headers.items(), ("content-type", "application/json"))
         self._key = 0
         self._waiting: list[tuple[bytes, StepResponse]] = []
         self._sending: list[tuple[bytes, StepResponse]] = []
@@ -153,11 +151,11 @@ class Checkpointer:
         return SaveOutcome.FAILED
 
     async def _post(self, body: bytes) -> tuple[int | None, str]:
-        headers = list(self._headers)
+        headers = self._headers
         if self._target.signing_keys:
-            headers.append(("authorization", f"Bearer {self._target.signing_keys[self._key]}"))
+            headers = (*headers, ("authorization", f"Bearer {self._target.signing_keys[self._key]}"))
         try:
             status, answer = await _http.post(self._target.url, headers, body, TIMEOUT_SECONDS)
-        except (OSError, h11.ProtocolError) as error:
+        except (OSError, _http.ProtocolError) as error:
             return None, f"{type(error).__name__}: {error}"
         return status, f"HTTP {status}: {answer[:300].decode(errors='replace')}"
