@@ -75,6 +75,8 @@ class StepRequest:
     metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None
     """The dashboard's metadata, made from the stored JSON object."""
     context: contextvars.Context | None = None
+    record: StepRecord | None = None
+    """The step's record, if it has run on this pass: it need not be read from what was stored then."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -124,6 +126,8 @@ class Journal:
         self._finished: list[StepRecord | tuple[dict[str, Any], dict[str, Any] | None]] = []
         """The steps that have finished on this pass: a record, or a memo with what its asker knows of it. Memos are
         read when somebody wants the statistics, which a replay that goes on with the next step does not."""
+        self._stats: tuple[Any, RunStats] | None = None
+        """The last statistics, with what they were made of: the summary and the result show the same."""
         self.ledger: BudgetLedger | None = None
         """The account of the budget, if there is one; nested and parallel calls share it."""
         if options.budget is not None:
@@ -159,7 +163,9 @@ class Journal:
             final_agent=getattr(result.last_agent, "name", starting_agent),
             handoffs=self.handoffs,
         )
-        return RunStats.from_records(self.records(), facts)
+        if self._stats is None or self._stats[0] != (len(self._finished), facts):
+            self._stats = (len(self._finished), facts), RunStats.from_records(self.records(), facts)
+        return self._stats[1]
 
     def records(self) -> list[StepRecord]:
         """The records of the steps that have finished on this pass."""
@@ -186,22 +192,25 @@ class Journal:
             if spans is not None:
                 spans.before_step(is_new=False)
                 spans.restore_times(memo)
-            return self._checked(memo, request.about)
+            return self._checked(memo, request)
         if spans is not None:
             spans.before_step(is_new=self.driver.asks_for_news)
             _store_times(request, spans)
         request.context = contextvars.copy_context()
         ask = self.driver.ask if self.is_driven else self.driver.ask_undriven
-        return self._checked(await ask(request), request.about)
+        return self._checked(await ask(request), request)
 
-    def _checked(self, payload: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    def _checked(self, payload: dict[str, Any], request: StepRequest) -> dict[str, Any]:
         version = payload.get("v") if isinstance(payload, dict) else None
         if not isinstance(version, int) or not 0 < version <= SCHEMA_VERSION:
             raise ValueError(
                 f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the "
                 "run was begun by a newer version or by other code; deploy that version until the run has ended"
             )
-        self._add_memo(payload, about)
+        if request.record is None:
+            self._add_memo(payload, request.about)
+        elif request.step_id != f"{self.name}/{SUMMARY}":
+            self.add_record(request.record)
         return payload
 
     def finish(self) -> None:

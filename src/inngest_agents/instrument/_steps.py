@@ -113,6 +113,7 @@ async def run_step(
         if changes:
             stored["context"] = changes
         stored["record"] = pack(made, stored["output"])
+        request.record = made
         shown.extend(step_metadata(made))
         return stored
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import MISSING, Field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 JsonDict: TypeAlias = dict[str, Any]
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 class DataclassInstance(Protocol):
@@ -32,7 +34,7 @@ def compact(record: DataclassInstance) -> JsonDict:
     for name, default in _defaults(record.__class__):
         value = getattr(record, name)
         if value is not default and (default is MISSING or value != default):
-            out[name] = plain(value)
+            out[name] = value if value.__class__ in _SCALARS else plain(value)
     return out
 
 

@@ -386,6 +386,8 @@ def _tokens(usage: Any) -> Tokens:
 
 def _add_raw_details(tokens: Tokens, raw: Mapping[str, Any]) -> Tokens:
     """Add what only the provider's payload tells, by the names of the Responses and Chat Completions APIs."""
+    if not raw:
+        return tokens
     given = _mapping(raw, "input_tokens_details", "prompt_tokens_details")
     made = _mapping(raw, "output_tokens_details", "completion_tokens_details")
     writes = _mapping(given, "cache_creation_token_details") or _mapping(raw, "cache_creation")
