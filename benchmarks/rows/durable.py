@@ -97,12 +97,13 @@ class Functions:
     """By prompt, so that nobody has to ask the engine all the time."""
 
     def __post_init__(self) -> None:
-        agent = workloads.make_agent()
         options = DurableOptions(checkpoint=self.checkpoint)
 
         @self.client.create_function(fn_id="run-agent", trigger=inngest.TriggerEvent(event=EVENT))
         async def run_agent(ctx: inngest.Context) -> str:
             prompt = str(ctx.event.data["prompt"])
+            # One for each run, as in the plain row: the SDK compares all runs under way that share an agent each turn.
+            agent = workloads.make_agent()
             result = await DurableRunner.run(agent, prompt, step=ctx.step, options=options, **workloads.run_options())
             ended = self.ended.pop(prompt, None)
             if ended is not None and not ended.done():

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, cast
 
 import httptools
 
-MAX_IDLE_CONNECTIONS: Final = 32
+MAX_IDLE_CONNECTIONS: Final = 128
 """Connections kept open for later saves, for each event loop and origin."""
 
 Headers = tuple[tuple[str, str], ...]
