@@ -193,6 +193,7 @@ class _Connection:
     def __init__(self, server: Any) -> None:
         self.loop = asyncio.get_running_loop()
         self.users = 0
+        self._closing = False
         self._server = server
         self._enough = asyncio.Event()
         self.open: asyncio.Future[None] = self.loop.create_future()
@@ -201,23 +202,31 @@ class _Connection:
     async def _hold(self) -> None:
         try:
             await self._server.connect()
+            self.open.set_result(None)
+            try:
+                await self._enough.wait()
+            finally:
+                self._closing = True
+                await self._server.cleanup()
         except BaseException as error:
-            if not self.open.done():
-                self.open.set_exception(error)
-            if not isinstance(error, Exception):
+            if self.open.done() or not isinstance(error, Exception):
                 raise
-            return
-        self.open.set_result(None)
-        try:
-            await self._enough.wait()
+            self.open.set_exception(error)
         finally:
-            await self._server.cleanup()
+            # Known until here: a server that is being closed still has its session, and looks connected by the user.
+            if _connections.get(self._server) is self:
+                del _connections[self._server]
+
+    @property
+    def is_free(self) -> bool:
+        """Whether one more step may use it here: it is not being closed, and not held by a run in another thread."""
+        return not self._closing and self.loop is asyncio.get_running_loop()
 
     async def release(self) -> None:
         """One user less; the last one closes the connection."""
         self.users -= 1
         if self.users == 0:
-            _connections.pop(self._server, None)
+            self._closing = True
             self._enough.set()
             await asyncio.wait((self._task,))
             self._task.result()
@@ -235,8 +244,8 @@ async def _connected(server: MCPServer, resources: Resources) -> None:
     """
     if not resources.holds(server):
         connection = _connections.get(server)
-        while connection is not None and connection.loop is not asyncio.get_running_loop():
-            await asyncio.sleep(0.02)  # a run in another thread uses the server object; it is free when that run ends
+        while connection is not None and not connection.is_free:
+            await asyncio.sleep(0.02)
             connection = _connections.get(server)
         if connection is None:
             if sdk.is_mcp_connected(server):
@@ -250,7 +259,5 @@ async def _connected(server: MCPServer, resources: Resources) -> None:
     try:
         await asyncio.shield(connection.open)
     except Exception:
-        if _connections.get(server) is connection:
-            del _connections[server]
         resources.forget(server)
         raise

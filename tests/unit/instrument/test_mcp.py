@@ -154,6 +154,32 @@ async def test_concurrent_runs_share_the_connection_of_a_server_object(server: S
     assert calls().count("get_weather Oslo") == 3
 
 
+class SlowToClose(MCPServerStreamableHttp):
+    """Keeps its dead session while it is being closed, for so long that another run comes."""
+
+    async def connect(self) -> None:
+        self.exit_stack.push_async_callback(asyncio.sleep, 0.3)  # the last thing that is closed
+        await super().connect()  # type: ignore[no-untyped-call]
+
+
+async def test_a_run_that_comes_while_a_connection_is_being_closed_opens_another(http: tuple[str, Path]) -> None:
+    clear(http[1])
+    mine = SlowToClose(params={"url": http[0]}, name="weather")
+    agents = [Agent(name=name, model=ScriptedModel(two_calls()), mcp_servers=[mine]) for name in "ab"]
+
+    async def later(delay: float, agent: Agent[Any]) -> Any:
+        await asyncio.sleep(delay)
+        return await durably(agent)
+
+    runs = await asyncio.gather(*(later(0.15 * place, agent) for place, agent in enumerate(agents)))
+    for run in runs:
+        outputs = [item.output for item in run.result.new_items if item.type == "tool_call_output_item"]
+        texts = [output["text"] for output in outputs]
+        assert texts == ["The weather in Oslo is sunny.", "The weather in Rome is sunny."]
+    assert sorted(lines(http[1])) == ["get_weather Oslo"] * 2 + ["get_weather Rome"] * 2
+    assert mine.session is None
+
+
 async def test_a_server_that_is_away_is_asked_again_by_the_engine(tmp_path: Path) -> None:
     away: Any = MCPServerStdio(params={"command": str(tmp_path / "missing"), "args": []}, name="weather")
     agent: Agent[Any] = Agent(name="a", model=ScriptedModel([]), mcp_servers=[away])
