@@ -6,11 +6,20 @@ import asyncio
 import collections
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import inngest
 import pytest
-from agents import Agent, RunConfig, function_tool
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    InputGuardrail,
+    InputGuardrailTripwireTriggered,
+    RunConfig,
+    SQLiteSession,
+    function_tool,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import OK, Api, Engine, Trouble, answer, late, raw
 
@@ -130,6 +139,26 @@ async def test_an_api_that_is_slower_than_the_steps_costs_time_only() -> None:
         assert await engine.run(work) == "done"
         assert_once(api, engine, work)
         assert engine.answers == []
+
+
+async def test_a_slow_save_of_the_session_does_not_let_tools_overtake_the_input_guardrail(tmp_path: Path) -> None:
+    async with Api(forever=late(0.05)) as api:
+        engine, work = Engine(api), Work(api)
+
+        async def refuse(*_: Any) -> GuardrailFunctionOutput:
+            await asyncio.sleep(0.02)
+            return GuardrailFunctionOutput(None, tripwire_triggered=True)
+
+        work.agent.input_guardrails = [InputGuardrail(refuse)]
+
+        async def handler(step: Any) -> Any:
+            session = SQLiteSession("s", tmp_path / "session.db")
+            options = DurableOptions(prices_on=False, estimate_tokens=False)
+            await DurableRunner.run(work.agent, "go", step=step, session=session, run_config=QUIET, options=options)
+
+        with pytest.raises(InputGuardrailTripwireTriggered):
+            await engine.run(handler)
+        assert work.executed == []
 
 
 # Troubles that pass --------------------------------------------------------------------------------------------

@@ -39,7 +39,8 @@ async def _run_input(original: Callable[..., Any], self: Any, agent: Any, input:
     # The first turn may or may not have begun when a parallel guardrail starts.
     turn = max(current_scope().turn, 1)
     label = f"{turn} guardrail {self.get_name()}"
-    output = await _step(journal, label, self, context, lambda: original(self, agent, input, context))
+    # Like the first model call, which does not wait for a save either: else its tools might start before the verdict.
+    output = await _step(journal, label, self, context, lambda: original(self, agent, input, context), after_save=False)
     return InputGuardrailResult(guardrail=self, output=output)
 
 
@@ -127,6 +128,7 @@ async def _step(
     *,
     call_id: str = "",
     blocked: _BlockedMessage | None = None,
+    after_save: bool = True,
 ) -> Any:
     async def call(_: StepScope) -> Any:
         result = await check()
@@ -145,6 +147,7 @@ async def _step(
         restore=blocked.restore if blocked is not None else None,
         is_final=is_final,
         context=context,
+        after_save=after_save,
     )
 
 
