@@ -381,16 +381,31 @@ class ServerEngine(EngineUnderTest):
     def steps(self, run_id: str) -> list[StepOutcome]:
         query = (
             "query($run: String!) { runTrace(runID: $run) { childrenSpans"
-            " { name status stepID metadata { kind values } } } }"
+            " { name status stepID endedAt metadata { kind values } } } }"
         )
         body = {"query": query, "variables": {"run": run_id}}
         spans = self._http.post(f"{self.url}/v0/gql", json=body).json()["data"]["runTrace"]["childrenSpans"]
-        steps: dict[str, StepOutcome] = {}
+        steps: dict[str, list[dict[str, Any]]] = {}
         for span in spans:
-            if span["stepID"] and span["stepID"] not in steps:
-                metadata = [m for m in span["metadata"] if not m["kind"].startswith(("inngest.http", "inngest.timing"))]
-                steps[span["stepID"]] = StepOutcome(span["stepID"], span["name"], span["status"], metadata)
-        return list(steps.values())
+            if span["stepID"]:
+                steps.setdefault(span["stepID"], []).append(span)
+        # The spans of a run come in any order.
+        members = sorted(steps.values(), key=lambda members: max(span["endedAt"] or "9" for span in _ended(members)))
+        return [_step_outcome(spans) for spans in members]
+
+
+def _ended(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a step's spans those that have ended, or all: the server goes on calling others of them running."""
+    return [span for span in spans if span["endedAt"]] or spans
+
+
+def _step_outcome(spans: list[dict[str, Any]]) -> StepOutcome:
+    first = spans[0]
+    statuses = [span["status"] for span in _ended(spans)]
+    status = "COMPLETED" if "COMPLETED" in statuses else statuses[0]
+    told = max((span["metadata"] for span in spans), key=len)
+    metadata = [m for m in told if not m["kind"].startswith(("inngest.http", "inngest.timing"))]
+    return StepOutcome(first["stepID"], first["name"], status, metadata)
 
 
 def hash_of(signing_key: str) -> str:

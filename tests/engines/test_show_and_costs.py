@@ -174,7 +174,9 @@ def test_the_terminal_shows_the_steps_and_lists_the_runs(engine: EngineUnderTest
     shown = call("show", run_id, *where(engine))
     for expected in ("1.2 flaky", "1 failed attempt", "nap", "my own step", run_id):
         assert expected in shown
-    assert run_id in call("runs", *where(engine))
+    assert "running" not in shown
+    (line,) = [line for line in call("runs", *where(engine)).splitlines() if run_id in line]
+    assert "completed" in line
     assert run_id in call("show", "last", *where(engine))
 
 

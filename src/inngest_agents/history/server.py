@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -36,6 +37,12 @@ _STATUS: Final[dict[str, Status]] = {
     "QUEUED": "waiting",
     "SKIPPED": "cancelled",
 }
+_OPEN_AT_THE_END: Final[dict[Status, Status]] = {
+    "completed": "completed",
+    "failed": "cancelled",
+    "cancelled": "cancelled",
+}
+"""What has become of a step that is called open in a run that has ended so."""
 _KINDS: Final = {
     "SLEEP": "sleep",
     "WAIT_FOR_EVENT": "wait",
@@ -96,7 +103,14 @@ class ServerRuns:
         if not text.isalnum() or len(text) != 26:
             raise SourceError(f"{text} is no id of a run: a server is asked by the whole id (26 characters), or `last`")
         answer = self._get(f"/runs/{text.upper()}", {}, missing=f"no run {text} on {self._origin}")
-        return [_summary(answer.get("data") or {})]
+        return [self._as_listed(_summary(answer.get("data") or {}))]
+
+    def _as_listed(self, run: RunSummary) -> RunSummary:
+        """A run with its status in the list of runs: asked for one, the server tells what its trace is thought to say,
+        and calls a run completed that is under way, or queued that has ended."""
+        near = self.runs(since=run.queued_at - 1, until=run.queued_at + 1)
+        listed = next((other for other in near if other.run_id == run.run_id), None)
+        return run if listed is None else replace(run, status=listed.status)
 
     def report(self, run: RunSummary) -> RunReport:
         """See `RunSource`."""
@@ -104,18 +118,19 @@ class ServerRuns:
         answer = self._get(f"/runs/{run.run_id}/trace", {"includeOutput": "true"}, missing=missing)
         root = (answer.get("data") or {}).get("rootSpan") or {}
         failed = run.status == "failed"
+        found = _found(root, run.status)
         report = RunReport(
             run_id=run.run_id,
             title=run.function,
             status=run.status,
             started_at=run.started_at or run.queued_at,
-            ended_at=run.ended_at,
+            ended_at=run.ended_at or _time(root.get("endedAt")),
             input=_plain(root.get("input", NOTHING)),
             output=NOTHING if failed else _plain(root.get("output", NOTHING)),
             error=error_text(root.get("output") or {}) if failed else "",
             note=self._origin,
         )
-        return assemble(report, _found(root))
+        return assemble(report, found)
 
     def _get(self, path: str, query: Mapping[str, Any], *, missing: str = "") -> dict[str, Any]:
         import httpx
@@ -153,20 +168,17 @@ def _json(response: Any) -> dict[str, Any]:
 
 def _summary(run: Mapping[str, Any]) -> RunSummary:
     names = ((run.get("app") or {}).get("id"), (run.get("function") or {}).get("id"))
-    status, ended_at = _STATUS.get(run.get("status", ""), "running"), _time(run.get("endedAt"))
-    if status == "completed" and ended_at is None:
-        status = "running"  # asked for one run, the server calls it completed from its beginning on
     return RunSummary(
         str(run.get("id", "")),
         "-".join(name for name in names if name),
-        status,
+        _STATUS.get(run.get("status", ""), "running"),
         _time(run.get("queuedAt")) or 0.0,
         _time(run.get("startedAt")),
-        ended_at,
+        _time(run.get("endedAt")),
     )
 
 
-def _found(root: Mapping[str, Any]) -> list[FoundStep]:
+def _found(root: Mapping[str, Any], run_status: Status) -> list[FoundStep]:
     """The steps below a run's span, in the order in which they ended.
 
     An attempt of a step may have several spans: one of the request that ran it, one with the step's own times, and one
@@ -176,7 +188,7 @@ def _found(root: Mapping[str, Any]) -> list[FoundStep]:
     for span in root.get("children") or ():
         if span.get("stepId"):
             spans.setdefault(span["stepId"], []).append(span)
-    steps = [_found_step(members) for members in spans.values()]
+    steps = [_found_step(members, run_status) for members in spans.values()]
     steps.sort(key=lambda step: step.attempts[-1].ended_at if step.attempts else float("inf"))
     ends = [step.attempts[-1].ended_at for step in steps if step.attempts]
     for step in steps:
@@ -187,17 +199,15 @@ def _found(root: Mapping[str, Any]) -> list[FoundStep]:
     return steps
 
 
-def _found_step(spans: Sequence[Mapping[str, Any]]) -> FoundStep:
+def _found_step(spans: Sequence[Mapping[str, Any]], run_status: Status) -> FoundStep:
     whole = next((span for span in spans if span.get("children")), spans[-1])
     leaves = [span for span in spans if not span.get("children")] or list(whole["children"])
     tries = _tries(leaves)
     last = tries[-1]
     output = next((span["output"] for span in (last, *reversed(spans)) if span.get("output") is not None), NOTHING)
     given = next((span["input"] for span in (last, *spans) if span.get("input") is not None), NOTHING)
-    failed = last.get("status") == "FAILED" and whole.get("status") != "COMPLETED"
-    status: Status = "failed" if failed else _STATUS.get(whole.get("status", ""), "running")
-    if status == "failed" and any(span.get("status") in ("RUNNING", "QUEUED", "WAITING") for span in spans):
-        status, failed = "waiting", False  # it will be tried again
+    status = _status(spans, last, run_status)
+    failed = status == "failed"
     queued = [at for span in spans if (at := _time(span.get("queuedAt")))]
     attempts = [made for span in tries if (made := _attempt(span)) is not None]
     if last.get("status") == "FAILED" and not failed:
@@ -213,6 +223,19 @@ def _found_step(spans: Sequence[Mapping[str, Any]]) -> FoundStep:
         output=NOTHING if failed else _plain(output),
         error=(output if isinstance(output, Mapping) else {}) if failed else None,
     )
+
+
+def _status(spans: Sequence[Mapping[str, Any]], last: Mapping[str, Any], run_status: Status) -> Status:
+    """How a step is. Of its spans any may still be called running or waiting when it, and even the run, has ended."""
+    told = {span.get("status") for span in spans}
+    if "COMPLETED" in told:
+        return "completed"
+    is_over = run_status in ("completed", "failed", "cancelled")
+    if last.get("status") == "FAILED":
+        # Where the run goes on and another span is open, it will be tried again.
+        return "failed" if is_over or not told & {"RUNNING", "QUEUED", "WAITING"} else "waiting"
+    status = _STATUS.get(last.get("status") or "", "running")
+    return status if status not in ("running", "waiting") or not is_over else _OPEN_AT_THE_END[run_status]
 
 
 def _tries(leaves: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

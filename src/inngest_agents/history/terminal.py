@@ -37,9 +37,16 @@ def runs_table(runs: Iterable[RunSummary]) -> RenderableType:
             Text(printable(run.function)),
             Text(run.status, style=_STYLES[run.status][1]),
             time.strftime("%d %b %H:%M:%S", time.localtime(start)),
-            seconds(max(0.0, (run.ended_at or time.time()) - start)),
+            _took(run, start),
         )
     return table
+
+
+def _took(run: RunSummary, start: float) -> str:
+    """How long a run took, or takes so far; a server may know that it has ended, and not when."""
+    is_open = run.status in ("running", "waiting")
+    end = run.ended_at or (time.time() if is_open else None)
+    return "" if end is None else seconds(max(0.0, end - start))
 
 
 def run_view(report: RunReport) -> RenderableType:

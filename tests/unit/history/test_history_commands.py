@@ -317,6 +317,52 @@ def test_part_of_an_id_is_not_asked_for(serve: Callable[[Answers], str]) -> None
     assert "a server is asked by the whole id" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("listed", "told", "nap", "expected"),
+    [
+        ("COMPLETED", "QUEUED", "WAITING", ["completed", "✓ first", "✓ flaky", "✓ nap"]),
+        ("FAILED", "COMPLETED", "WAITING", ["failed", "✓ first", "✗ flaky", "- nap"]),
+        ("RUNNING", "COMPLETED", "WAITING", ["running", "✓ first", "· flaky", "… nap"]),
+    ],
+)
+def test_a_run_is_shown_as_it_is_whatever_a_server_calls_its_spans(
+    serve: Callable[[Answers], str], listed: str, told: str, nap: str, expected: list[str]
+) -> None:
+    at = "2026-01-01T00:00:0{}Z".format
+    run_of: dict[str, Any] = {"id": RUN_ID, "function": {"id": "fn"}, "queuedAt": at(0), "startedAt": at(0)}
+    flaky = "COMPLETED" if listed == "COMPLETED" else "RUNNING"
+
+    def span(name: str, status: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "stepId": name, "status": status, "queuedAt": at(1), "startedAt": at(1), **more}
+
+    children = [
+        span("flaky", flaky, startedAt=at(4), endedAt=at(5) if flaky == "COMPLETED" else None),
+        span("first", "RUNNING", children=[span("Attempt 0", "RUNNING")]),
+        span("first", "COMPLETED", endedAt=at(2)),
+        span("flaky", "FAILED", startedAt=at(2), endedAt=at(3), output={"error": {"message": "no"}}),
+        span("nap", nap, stepOp="SLEEP"),
+    ]
+    if listed == "FAILED":
+        children.pop(0)
+    trace = {"rootSpan": {"name": "Run", "status": "RUNNING", "children": children}}
+
+    def answers(path: str, query: dict[str, list[str]], key: str) -> tuple[int, Any]:
+        if path.endswith("/trace"):
+            return 200, {"data": trace}
+        if path.endswith(RUN_ID):
+            return 200, {"data": {**run_of, "status": told}}
+        assert "from" not in query or query["from"] < [at(0)] < query["until"]
+        return 200, {"data": [{**run_of, "id": "another", "status": "CANCELLED"}, {**run_of, "status": listed}]}
+
+    url = serve(answers)
+    done = run("show", RUN_ID, "--url", url)
+    assert done.exit_code == 0, done.output
+    for text in expected:
+        assert text in done.stdout
+    (line,) = [line for line in run("runs", "--url", url).stdout.splitlines() if RUN_ID in line]
+    assert expected[0] in line
+
+
 def test_all_pages_of_a_server_are_summed(serve: Callable[[Answers], str]) -> None:
     memo = model_memo("shop/1 model shop", START)
     span = {"name": "shop/1 model shop", "stepId": "h", "stepOp": "RUN", "status": "COMPLETED", "output": memo}
