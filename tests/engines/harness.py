@@ -362,6 +362,16 @@ class ServerEngine(EngineUnderTest):
         """Where workers connect to, whatever host the server believes to have."""
         return urllib.parse.urlsplit(endpoint)._replace(netloc=f"127.0.0.1:{self._gateway_port}").geturl()
 
+    def connections(self) -> list[str]:
+        """The states of the workers that are connected by WebSocket and whose functions the server knows."""
+        query = (
+            "{ workerConnections(orderBy: [{field: CONNECTED_AT, direction: ASC}], filter: {})"
+            " { edges { node { status functionCount syncId } } } }"
+        )
+        found = self._http.post(f"{self.url}/v0/gql", json={"query": query}).json()["data"]["workerConnections"]
+        nodes = [edge["node"] for edge in found["edges"]]
+        return [node["status"] for node in nodes if node["functionCount"] and node["syncId"]]
+
     def _read(self, path: str) -> Any:
         # The server caches answers by their URL for some seconds.
         self._reads += 1

@@ -23,7 +23,7 @@ from .conftest import NO_SERVER
 from .harness import ServerEngine, server_binary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.skipif(server_binary() is None, reason=NO_SERVER)
@@ -39,6 +39,13 @@ def server(tmp_path: Path) -> Iterator[ServerEngine]:
         engine.stop()
 
 
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.05)
+
+
 @contextlib.contextmanager
 def connected(engine: ServerEngine, function: inngest.Function[Any]) -> Iterator[None]:
     """A worker in a thread of its own, which stays connected for as long as the block runs."""
@@ -52,12 +59,15 @@ def connected(engine: ServerEngine, function: inngest.Function[Any]) -> Iterator
     thread.start()
     ready = asyncio.run_coroutine_threadsafe(worker.wait_for_state(ConnectionState.ACTIVE), loop)
     ready.result(20)
-    time.sleep(0.5)  # the server takes a moment to know the functions of a new connection
+    until(lambda: "READY" in engine.connections())
     try:
         yield
     finally:
-        asyncio.run_coroutine_threadsafe(worker.close(wait=True), loop).result(20)
+        # The loop ends with `start`, so nothing else in it may be waited for.
+        asyncio.run_coroutine_threadsafe(worker.close(), loop)
         thread.join(20)
+        assert not thread.is_alive()
+        loop.close()
 
 
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpointed", "step by step"])
