@@ -339,7 +339,12 @@ def as_written(item: Any) -> Any:
         return [as_written(value) for value in item]
     if type(item) is float and item.is_integer() and abs(item) <= _MAX_INT:
         return int(item)
-    return _SURROGATE.sub("\ufffd", item) if type(item) is str and not item.isascii() else item
+    return without_surrogates(item) if type(item) is str else item
+
+
+def without_surrogates(text: str) -> str:
+    """A text as a server's parser reads it: halves of a pair are nothing in UTF-8."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 
 def encode_usage(usage: Usage) -> Any:

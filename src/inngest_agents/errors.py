@@ -122,13 +122,13 @@ def is_memoized(error: BaseException) -> bool:
     return bool(getattr(error, "__durable_memoized__", False))
 
 
-def message_of(error: BaseException) -> str:
-    """The text of an error, also where its own `__str__` fails."""
+def message_of(error: object) -> str:
+    """The text of an error or another object, also where its own `__str__` fails."""
     text = _text(error)
     return "<exception str() failed>" if text is None else text  # as tracebacks say
 
 
-def _text(error: BaseException) -> str | None:
+def _text(error: object) -> str | None:
     try:
         return str(error)
     except Exception:  # noqa: BLE001  a foreign __str__ may need attributes that only its __init__ sets

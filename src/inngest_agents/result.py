@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from agents import RunResult
 
-from inngest_agents.codec import encode_item
+from inngest_agents.codec import without_surrogates
+from inngest_agents.errors import message_of
 from inngest_agents.stats.stats import RunStats
 
 __all__ = ["DurableRunResult"]
@@ -34,10 +36,30 @@ class DurableRunResult(RunResult):
 
 
 def json_output(value: Any) -> Any:
-    """A run's final output as plain JSON, for every type that `output_type` may be."""
+    """A run's final output as plain JSON, for every type that `output_type` may be.
+
+    JSON has no NaN and no infinity (they become None), and no lone surrogates. What cannot be told otherwise becomes
+    its text.
+    """
+    if value is None or type(value) in (bool, int) or (type(value) is str and value.isascii()):
+        return value
     import pydantic
 
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    adapter = pydantic.TypeAdapter(Any)
-    return adapter.dump_python(encode_item(value), mode="json", by_alias=True, fallback=str, warnings=False)
+    config = pydantic.ConfigDict(ser_json_inf_nan="null")
+    adapter = pydantic.TypeAdapter(Any, config=config)
+    try:
+        plain = adapter.dump_python(value, mode="json", by_alias=True, fallback=message_of, warnings=False)
+    except Exception:  # noqa: BLE001  it contains itself, or bytes that are no text, or its own serializer raises
+        return _as_plain(message_of(value))
+    return _as_plain(plain)
+
+
+def _as_plain(value: Any) -> Any:
+    """JSON of pydantic's as every reader takes it."""
+    if type(value) is dict:
+        return {_as_plain(key): _as_plain(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_as_plain(item) for item in value]
+    if isinstance(value, str):
+        return without_surrogates(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
