@@ -234,7 +234,8 @@ class Journal:
             return _without_zeros(self.stats(starting_agent, result).to_dict(timeline=False))
 
         with inside_journal(self, Scope(path="", names=())):
-            await run_step(self, SUMMARY, "other", call, name=SUMMARY)
+            # Plain JSON for people, as it is: nobody asks for it back.
+            await run_step(self, SUMMARY, "other", call, name=SUMMARY, encode=dict, decode=dict)
 
     def add_record(self, record: StepRecord) -> None:
         """Note what a step used that has no memo."""

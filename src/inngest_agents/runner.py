@@ -84,7 +84,7 @@ class DurableRunner(Runner):
             What `Runner.run` returns, with `stats` and `to_dict()`.
 
         Raises:
-            TypeError: `step` is missing or not the `step` of an async Inngest function.
+            TypeError: `step` is missing or not the `step` of an async Inngest function; not retried.
             UnsupportedError: something that cannot be made durable; raised before the first step.
             Exception: what `Runner.run` would raise; at the same time an `inngest.NonRetriableError` where a retry can
                 never go better.
@@ -126,7 +126,7 @@ class DurableRunner(Runner):
             **kwargs: the other arguments of `Runner.run_sync`.
 
         Raises:
-            TypeError: `step` is missing or not the `step` of a synchronous Inngest function.
+            TypeError: `step` is missing or not the `step` of a synchronous Inngest function; not retried.
             Exception: see `run`.
         """
         _check_step(step, sync=True)
@@ -179,7 +179,7 @@ class DurableRunner(Runner):
             What `Runner.run_streamed` returns, with `wait()`, `stats` and `to_dict()`.
 
         Raises:
-            TypeError: `step` is missing or not the `step` of an async Inngest function.
+            TypeError: `step` is missing or not the `step` of an async Inngest function; not retried.
             UnsupportedError: something that cannot be made durable; raised before the first step.
         """
         _check_step(step, sync=False, how=(_HOW_STREAMED, _HOW_STREAMED_SYNC))
@@ -202,7 +202,7 @@ class DurableRunner(Runner):
         if current_journal() is not None or current_step() is not None:
             return as_durable_result(start(), None)
         refuse_unsupported(starting_agent, input, run_config)
-        chosen = options if options is not None else DurableOptions()
+        chosen = _chosen(options)
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(
             driver,
@@ -228,7 +228,7 @@ class DurableRunner(Runner):
             # Inside another durable run: its journal (or the step around this call) makes this one durable already.
             return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats())
         refuse_unsupported(starting_agent, input, kwargs.get("run_config"))
-        chosen = options if options is not None else DurableOptions()
+        chosen = _chosen(options)
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(
             driver,
@@ -267,14 +267,24 @@ class DurableRunner(Runner):
 
 def _check_step(step: Any, *, sync: bool, how: tuple[str, str] = (_HOW, _HOW_SYNC)) -> None:
     shown, other = how[::-1] if sync else how
-    if step is None:
-        raise TypeError(f"step is missing: pass the step of the Inngest function's context. Write: {shown}")
     wanted, unwanted = STEP_TYPES if not sync else STEP_TYPES[::-1]
-    if isinstance(step, unwanted):
-        kind = "an async" if sync else "a synchronous"
-        raise TypeError(f"this step is of {kind} Inngest function. Write: {other}")
-    if not isinstance(step, wanted):
-        raise TypeError(f"step must be the step of the Inngest function's context, not {step!r}. Write: {shown}")
+    if isinstance(step, wanted):
+        return
+    if step is None:
+        told = f"step is missing: pass the step of the Inngest function's context. Write: {shown}"
+    elif isinstance(step, unwanted):
+        told = f"this step is of {'an async' if sync else 'a synchronous'} Inngest function. Write: {other}"
+    else:
+        told = f"step must be the step of the Inngest function's context, not {step!r}. Write: {shown}"
+    raise non_retriable(TypeError(told))
+
+
+def _chosen(options: DurableOptions | None) -> DurableOptions:
+    if options is None:
+        return DurableOptions()
+    if not isinstance(options, DurableOptions):
+        raise non_retriable(TypeError(f"options must be DurableOptions(…), not {options!r}"))
+    return options
 
 
 def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:

@@ -1,0 +1,98 @@
+"""The front door: which arguments it takes, and what it says to wrong ones."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+import inngest
+import pytest
+from agents import Agent, Runner, RunResult
+from agents.testing import ScriptedModel, assistant_message
+
+from inngest_agents import DurableRunner
+from inngest_agents.testing import replayed
+
+ASYNC = "await DurableRunner.run(agent, input, step=ctx.step)"
+SYNC = "DurableRunner.run_sync(agent, input, step=ctx.step)"
+STREAMED = "DurableRunner.run_streamed(agent, input, step=ctx.step)"
+
+
+def agent() -> Agent[None]:
+    return Agent(name="a", model=ScriptedModel([[assistant_message("hi")]]))
+
+
+async def a_step() -> Any:
+    async def handler(step: Any) -> Any:
+        return step
+
+    return (await replayed(handler)).result
+
+
+WRONG: dict[str, Callable[[Any], Any]] = {
+    "the context": lambda step: types.SimpleNamespace(step=step),
+    "a method": lambda step: step.run,
+    "its class": type,
+    "a text": lambda _: "step",
+    "true": lambda _: True,
+}
+
+
+@pytest.mark.parametrize("make", WRONG.values(), ids=WRONG.keys())
+async def test_a_wrong_step_is_an_error_that_shows_the_right_call_and_is_not_retried(make: Any) -> None:
+    wrong = make(await a_step())
+    with pytest.raises(TypeError, match="step must be the step of the Inngest function's context, not") as caught:
+        await DurableRunner.run(agent(), "go", step=wrong)
+    assert ASYNC in str(caught.value)
+    assert isinstance(caught.value, inngest.NonRetriableError)
+    with pytest.raises(TypeError) as caught:
+        DurableRunner.run_sync(agent(), "go", step=wrong)
+    assert str(caught.value).endswith(f"Write: {SYNC}")
+    with pytest.raises(TypeError) as caught:
+        DurableRunner.run_streamed(agent(), "go", step=wrong)
+    assert STREAMED in str(caught.value)
+
+
+async def test_a_missing_step_is_an_error_that_shows_the_right_call_and_is_not_retried() -> None:
+    with pytest.raises(TypeError, match="step is missing") as caught:
+        await DurableRunner.run(agent(), "go")
+    assert ASYNC in str(caught.value)
+    assert isinstance(caught.value, inngest.NonRetriableError)
+    with pytest.raises(TypeError, match="step is missing") as caught:
+        DurableRunner.run_sync(agent(), "go")
+    assert str(caught.value).endswith(f"Write: {SYNC}")
+
+
+async def test_the_step_of_an_async_function_in_run_sync_is_told_from_others() -> None:
+    with pytest.raises(TypeError, match="of an async Inngest function") as caught:
+        DurableRunner.run_sync(agent(), "go", step=await a_step())
+    assert ASYNC in str(caught.value)
+
+
+async def test_options_of_another_type_are_named() -> None:
+    wrong: Any = {"checkpoint": False}
+    with pytest.raises(TypeError, match=r"options must be DurableOptions\(…\), not {'checkpoint': False}"):
+        await DurableRunner.run(agent(), "go", step=await a_step(), options=wrong)
+
+
+@pytest.mark.parametrize("name", ["run", "run_streamed"])
+def test_all_arguments_of_runner_are_taken_in_the_same_way(name: str) -> None:
+    theirs = inspect.signature(getattr(Runner, name)).parameters
+    mine = inspect.signature(getattr(DurableRunner, name)).parameters
+    own = {"step", "options"}
+    assert {key: value.default for key, value in mine.items() if key not in own} == {
+        key: value.default for key, value in theirs.items()
+    }
+    assert {key: value.kind for key, value in mine.items() if key not in own} == {
+        key: value.kind for key, value in theirs.items()
+    }
+    assert all(mine[key].kind is inspect.Parameter.KEYWORD_ONLY for key in own)
+
+
+async def test_a_result_is_one_of_runner_with_stats_besides() -> None:
+    assert issubclass(DurableRunner, Runner)
+    run = await replayed(lambda step: DurableRunner.run(agent(), "go", step=step))
+    assert isinstance(run.result, RunResult)
+    assert run.result.to_dict() == {"final_output": "hi", "stats": run.result.stats.to_dict()}
