@@ -176,7 +176,7 @@ def test_the_terminal_shows_the_steps_and_lists_the_runs(engine: EngineUnderTest
         assert expected in shown
     assert "running" not in shown
     (line,) = [line for line in call("runs", *where(engine)).splitlines() if run_id in line]
-    assert "completed" in line
+    assert "completed" in line.lower()
     assert run_id in call("show", "last", *where(engine))
 
 
