@@ -23,6 +23,7 @@ from typing import Any, Final, TypeVar, cast
 
 import inngest
 from agents.exceptions import AgentsException
+from openai import OpenAIError
 
 from inngest_agents._inngest_sdk import ErrorCode, MemoError
 
@@ -120,6 +121,15 @@ def _memoized(error: E) -> E:
 def is_memoized(error: BaseException) -> bool:
     """Whether an error came out of the memo of a failed step, so that a replay would only raise it again."""
     return bool(getattr(error, "__durable_memoized__", False))
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether the next try of the function would come to the same end, as all steps that led to it are memoized.
+
+    What the SDK itself raises is such, a TypeError (about a wrong argument), and OpenAI's plain error: where no step is
+    around, only a client that has no key raises it.
+    """
+    return isinstance(error, (AgentsException, TypeError)) or type(error) is OpenAIError or is_memoized(error)
 
 
 def message_of(error: object) -> str:

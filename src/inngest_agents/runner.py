@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from agents import Agent, RunConfig, RunHooks, Runner, RunResultStreaming, RunState, Session, TResponseInputItem
-from agents.exceptions import AgentsException
 from agents.run import DEFAULT_MAX_TURNS
 from agents.run_error_handlers import RunErrorHandlers
 
@@ -18,7 +17,7 @@ from inngest_agents import divergence, instrument
 from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import STEP_TYPES
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_memoized, non_retriable
+from inngest_agents.errors import is_lasting, non_retriable
 from inngest_agents.journal import Journal, current_journal, current_step, inside_run
 from inngest_agents.options import DurableOptions
 from inngest_agents.result import DurableRunResult
@@ -251,9 +250,8 @@ class DurableRunner(Runner):
                 before.undo()
             if not driver.has_ended:
                 journal.finish()
-            if not isinstance(error, Exception) or not (isinstance(error, AgentsException) or is_memoized(error)):
+            if not isinstance(error, Exception) or not is_lasting(error):
                 raise
-            # The steps that led here are memoized: the next try would come to the same end.
             durable = non_retriable(error)
             if durable is error:
                 raise

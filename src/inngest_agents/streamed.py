@@ -16,12 +16,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from agents import RunResultStreaming, StreamEvent
-from agents.exceptions import AgentsException
 
 from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_memoized, non_retriable
+from inngest_agents.errors import is_lasting, non_retriable
 from inngest_agents.journal import Journal, inside_run
 from inngest_agents.result import json_output
 from inngest_agents.rewind import Rewind
@@ -186,7 +185,7 @@ class DurableRunResultStreaming(RunResultStreaming):
 
 def _as_durable(error: Exception) -> Exception:
     """An error of the loop; non-retriable if the steps that led to it are memoized, so that a retry ends the same."""
-    if isinstance(error, AgentsException) or is_memoized(error):
+    if is_lasting(error):
         return non_retriable(error)
     return error
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import inngest
 import pytest
-from agents import Agent, Runner, RunResult
+from agents import Agent, AgentHooks, Runner, RunResult
 from agents.testing import ScriptedModel, assistant_message
+from openai import OpenAIError
 
 from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
@@ -75,6 +76,25 @@ async def test_options_of_another_type_are_named() -> None:
     wrong: Any = {"checkpoint": False}
     with pytest.raises(TypeError, match=r"options must be DurableOptions\(…\), not {'checkpoint': False}"):
         await DurableRunner.run(agent(), "go", step=await a_step(), options=wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"hooks": AgentHooks()}, {"run_config": "fast"}], ids=["hooks", "run_config"])
+async def test_a_wrong_argument_is_the_error_of_runner_and_not_retried(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TypeError) as theirs:
+        await Runner.run(agent(), "go", **wrong)
+    with pytest.raises(TypeError) as mine:
+        await replayed(lambda step: DurableRunner.run(agent(), "go", step=step, **wrong))
+    assert str(mine.value) == str(theirs.value)
+    assert isinstance(mine.value, inngest.NonRetriableError)
+
+
+async def test_a_missing_key_is_the_error_of_the_client_and_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    keyless = Agent(name="a", model="gpt-4.1")
+    with pytest.raises(OpenAIError, match="Missing credentials") as caught:
+        await replayed(lambda step: DurableRunner.run(keyless, "go", step=step))
+    assert isinstance(caught.value, inngest.NonRetriableError)
 
 
 @pytest.mark.parametrize("name", ["run", "run_streamed"])
