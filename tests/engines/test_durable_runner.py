@@ -6,10 +6,21 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import inngest
+import openai
 import pydantic
 import pytest
-from agents import Agent, MaxTurnsExceeded, RunConfig, function_tool
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    InputGuardrail,
+    MaxTurnsExceeded,
+    OutputGuardrail,
+    RunConfig,
+    SQLiteSession,
+    function_tool,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableOptions, DurableRunner, ToolOptions, idempotency_key, tool_options
@@ -235,6 +246,64 @@ async def test_what_can_never_go_better_fails_the_run_once(engine: EngineUnderTe
     assert outcome.output["name"] == "MaxTurnsExceeded"
     assert caught == ["MaxTurnsExceeded"]
     assert executed == [1, 1]
+
+
+def _scripted(*turns: Any, **fields: Any) -> Agent[Any]:
+    return Agent(name="sure", model=ScriptedModel(list(turns)), **fields)
+
+
+async def _trip(*_: Any) -> GuardrailFunctionOutput:
+    return GuardrailFunctionOutput(None, tripwire_triggered=True)
+
+
+class _Refusing(ScriptedModel):
+    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        answer: Any = httpx.Response(401, request=httpx.Request("POST", "http://provider"))
+        raise openai.AuthenticationError("bad key", response=answer, body=None)
+
+
+LASTING: dict[str, tuple[Callable[[], Agent[Any]], dict[str, Any], int]] = {
+    # The error; the agent, arguments of `run`, and the requests that a checkpointed run takes.
+    "MaxTurnsExceeded": (lambda: _scripted([assistant_message("hi")]), {"max_turns": 0}, 1),
+    "ModelBehaviorError": (lambda: _scripted([function_call("missing", {}, call_id="c1")]), {}, 1),
+    "InputGuardrailTripwireTriggered": (
+        lambda: _scripted([assistant_message("hi")], input_guardrails=[InputGuardrail(_trip)]),
+        {},
+        1,
+    ),
+    "OutputGuardrailTripwireTriggered": (
+        lambda: _scripted([assistant_message("hi")], output_guardrails=[OutputGuardrail(_trip)]),
+        {},
+        1,
+    ),
+    "UserError": (lambda: _scripted(), {"session": SQLiteSession("s"), "conversation_id": "c"}, 1),
+    "TypeError": (lambda: _scripted(), {"step": None}, 1),
+    # A step that has failed for good is an answer, and the run ends in the request after it.
+    "AuthenticationError": (lambda: Agent(name="sure", model=_Refusing([])), {}, 2),
+}
+
+
+@both_ways
+@pytest.mark.parametrize(("name", "case"), LASTING.items(), ids=LASTING.keys())
+def test_an_error_that_stays_is_not_retried(engine: EngineUnderTest, checkpoint: bool, name: str, case: Any) -> None:
+    make, given, requests = case
+    agent = make()
+    attempts: list[int] = []
+
+    @engine.client.create_function(fn_id="sure", trigger=inngest.TriggerEvent(event="run"))
+    async def sure(ctx: inngest.Context) -> None:
+        attempts.append(ctx.attempt)
+        options = DurableOptions(checkpoint=checkpoint)
+        await DurableRunner.run(agent, "go", **{"step": ctx.step, "run_config": QUIET, "options": options} | given)
+
+    engine.serve([sure])
+    outcome = run(engine)
+
+    assert outcome.status == "Failed"
+    assert outcome.output["name"] == name
+    assert set(attempts) == {0}
+    if checkpoint:
+        assert len(attempts) == requests
 
 
 class Verdict(pydantic.BaseModel):
