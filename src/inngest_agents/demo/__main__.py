@@ -25,10 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     if (folder / "order_book.db").exists():
         parser.error(f"{folder} holds the order book of another demo; its proof would count both")
 
-    from inngest_agents.demo.models import chosen_model
-    from inngest_agents.demo.processes import WorkerError
-    from inngest_agents.demo.scenario import Scenario
-    from inngest_agents.demo.show import Show
+    try:
+        from inngest_agents.demo.models import chosen_model
+        from inngest_agents.demo.processes import WorkerError
+        from inngest_agents.demo.scenario import Scenario
+        from inngest_agents.demo.show import Show
+    except ModuleNotFoundError as error:
+        sys.exit(f"the demo needs {error.name}: pip install 'inngest-agents[demo]'")
 
     show = Show()
     show.opening(options.prompt, chosen_model(), str(folder))

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from typing import Any
+
+if importlib.util.find_spec("cel") is None:  # imported where an expression is met, as that takes a third of a second
+    raise ModuleNotFoundError("No module named 'cel'", name="cel")
 
 
 class ExpressionError(ValueError):
