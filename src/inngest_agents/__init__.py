@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from inngest_agents.budget import Budget, BudgetExceeded
-    from inngest_agents.errors import ContextConflictError, DivergenceError, OutputTooLargeError, UnsupportedError
+    from inngest_agents.errors import (
+        ContextConflictError,
+        DivergenceError,
+        OutputTooLargeError,
+        SandboxLostError,
+        UnsupportedError,
+    )
     from inngest_agents.journal import idempotency_key
     from inngest_agents.options import DurableOptions, ToolOptions, tool_options
     from inngest_agents.result import DurableRunResult
@@ -28,6 +34,7 @@ __all__ = [
     "FinalizedRun",
     "OutputTooLargeError",
     "RealtimeSink",
+    "SandboxLostError",
     "ToolOptions",
     "UnsupportedError",
     "as_step",
@@ -54,6 +61,7 @@ _WHERE = {
     "FinalizedRun": "inngest_agents.steps",
     "OutputTooLargeError": "inngest_agents.errors",
     "RealtimeSink": "inngest_agents.sinks",
+    "SandboxLostError": "inngest_agents.errors",
     "ToolOptions": "inngest_agents.options",
     "UnsupportedError": "inngest_agents.errors",
     "as_step": "inngest_agents.steps",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
 import sys
 import types
 from collections.abc import Awaitable, Callable
@@ -21,6 +22,7 @@ from typing import Any, Final
 
 import agents
 from agents import version as _version
+from agents.sandbox.session import SandboxSession
 
 TESTED: Final = "openai-agents>=0.24.0,<0.25"
 
@@ -504,17 +506,159 @@ def set_processor(span_or_trace: Any, processor: Any) -> None:
     span_or_trace._processor = processor
 
 
-def is_sandbox_agent(agent: Any) -> bool:
-    """Whether an agent works in a sandbox; its class is only imported where one is used."""
-    module = sys.modules.get("agents.sandbox.sandbox_agent")
-    return module is not None and isinstance(agent, module.SandboxAgent)
+# sandbox/runtime_session_manager.py, sandbox/runtime.py: how the SDK opens, holds and closes the sandboxes of a run.
+SandboxResources: Final[Any] = name("agents.sandbox.runtime_session_manager", "_SandboxSessionResources")
+_SANDBOX_STATE: Final[Any] = name("agents.sandbox.session.sandbox_session_state", "SandboxSessionState")
+_NO_SNAPSHOT: Final[Any] = name("agents.sandbox.snapshot", "NoopSnapshot")
+_SKIPPED_PATHS: Final = "_runtime_persist_workspace_skip_relpaths"
+_SANDBOX_PARTS: Final = {
+    "agents.sandbox.runtime_session_manager.SandboxRuntimeSessionManager": (
+        "_resolve_client",
+        "_ensure_resume_key",
+        "_configure_session",
+        "_resolve_concurrency_limits",
+        "_resolve_archive_limits",
+        "_process_manifest",
+        "_process_resumed_state_manifest",
+        "_resolve_trusted_resume_manifest",
+        "_agent_run_as_user",
+    ),
+    "agents.sandbox.session.BaseSandboxSession": (
+        _SKIPPED_PATHS,
+        "_aclose_dependencies",
+        "_set_start_state_preserved",
+        "_workspace_state_preserved_on_start",
+    ),
+    "agents.sandbox.session.sandbox_session_state.SandboxSessionState": ("_mark_persisted_path_grants",),
+}
+for _path, _parts in _SANDBOX_PARTS.items():
+    _module, _, _class = _path.rpartition(".")
+    for _part in _parts:
+        name(_module, f"{_class}.{_part}")
 
 
-def agent_of_tool(tool: Any) -> Any:
-    """The agent of an agent tool (`FunctionTool._agent_instance`), or None."""
-    return getattr(tool, "_agent_instance", None)
+def sandbox_manager(runtime: Any) -> Any:
+    """What opens and closes the sandboxes of a loop (`SandboxRuntime._session_manager`)."""
+    return runtime._session_manager
 
 
-def agent_of_state(state: Any) -> Any:
-    """The agent with which a `RunState` goes on (`RunState._current_agent`)."""
-    return state._current_agent
+def makes_memories(runtime: Any) -> bool:
+    """Whether the SDK remembers the run in its sandbox (`Memory(generate=…)`)."""
+    memory = runtime._active_memory_capability
+    return memory is not None and memory.generate is not None
+
+
+_logger: Final[Any] = name("agents.run", "logger")
+_log_warning: Final[Any] = name("agents.logger", "log_model_and_tool_action_warning")
+
+
+def warn_of_memory_error(error: Exception) -> None:
+    """Log that the memories of a run could not be made, without the data that the user does not want in logs."""
+    _log_warning(_logger, "Failed to enqueue sandbox memory after run", error)
+
+
+def sandbox_client(manager: Any) -> Any:
+    """The client that opens the sandboxes of a run; None where the user has opened one.
+
+    Raises:
+        ValueError: the user has given neither.
+    """
+    return None if manager._sandbox_config.session is not None else manager._resolve_client()
+
+
+def take_sandbox_agent(manager: Any, agent: Any) -> None:
+    """Note that a run has a sandbox agent, whoever else has it."""
+    if id(agent) not in manager._acquired_agents:
+        manager._acquired_agents[id(agent)] = agent
+        manager._ensure_resume_key(agent)
+
+
+def release_sandboxes(manager: Any) -> None:
+    """Make a run forget its sandboxes."""
+    manager._resources_by_agent.clear()
+    manager._acquired_agents.clear()
+    manager._current_agent_id = None
+
+
+def configure_sandbox(manager: Any, session: Any) -> None:
+    """Give a session the limits of the run's configuration."""
+    manager._configure_session(
+        session,
+        concurrency_limits=manager._resolve_concurrency_limits(),
+        archive_limits=manager._resolve_archive_limits(),
+    )
+
+
+def users_sandbox(manager: Any, agent: Any, *, capabilities: list[Any], **_: Any) -> Any:
+    """The resources of a session that the user has opened, to which an earlier request has given its manifest."""
+    session = manager._sandbox_config.session
+    configure_sandbox(manager, session)
+    manifest = manager._process_manifest(
+        capabilities, session.state.manifest, run_as_user=manager._agent_run_as_user(agent)
+    )
+    if manifest is not None and manifest != session.state.manifest:
+        session.state = session.state.model_copy(update={"manifest": manifest})
+    return SandboxResources(session=session, client=None, owns_session=False)
+
+
+def sandbox_state(
+    manager: Any, agent: Any, client: Any, payload: dict[str, Any], *, capabilities: list[Any], **_: Any
+) -> Any:
+    """The state that a client has made JSON of, with what must not be stored from the agent and the configuration."""
+    state = client.deserialize_session_state(payload)
+    state = _SANDBOX_STATE._mark_persisted_path_grants(state, payload=payload)
+    return manager._process_resumed_state_manifest(
+        agent=agent,
+        capabilities=capabilities,
+        session_state=state,
+        trusted_manifest=manager._resolve_trusted_resume_manifest(agent=agent),
+        provider_backend_id=client.backend_id,
+    )
+
+
+def without_snapshot(state: Any) -> Any:
+    """A state of a sandbox from which its workspace is not restored: it is there."""
+    return state.model_copy(update={"snapshot": _NO_SNAPSHOT(id=state.snapshot.id)})
+
+
+def _inner_sandbox(session: Any) -> Any:
+    return session._inner if isinstance(session, SandboxSession) else session
+
+
+def is_same_sandbox(session: Any, state: Any) -> bool:
+    """Whether a session that a client has resumed has the sandbox of `state`, and not a new one in its place.
+
+    If so, its workspace is not filled from the manifest again.
+    """
+    inner = _inner_sandbox(session)
+    if inner._workspace_state_preserved_on_start():
+        return True
+    # Not every client says so. One that made a new sandbox has noted its id; a directory has none.
+    is_same = session.state == state and (state.type != "unix_local" or os.path.isdir(state.manifest.root))
+    if is_same:
+        inner._set_start_state_preserved(True)
+    return is_same
+
+
+def sandbox_handle(session: Any) -> dict[str, Any]:
+    """The attributes that make a `SandboxSession` another handle of the same sandbox."""
+    return vars(session if isinstance(session, SandboxSession) else SandboxSession(session))
+
+
+def take_skipped_paths(session: Any) -> set[Any]:
+    """The paths of a workspace that a session shall leave out of snapshots; it forgets them."""
+    return session.__dict__.pop(_SKIPPED_PATHS, None) or set()
+
+
+async def close_sandbox_dependencies(session: Any) -> None:
+    """Close what a session keeps open in this process."""
+    await session._aclose_dependencies()
+
+
+def set_sandbox_state(result: agents.RunResultStreaming, state: dict[str, Any] | None) -> None:
+    """Give a result what a `RunState` of it keeps of its sandboxes."""
+    result._sandbox_resume_state = state
+
+
+if "_sandbox_resume_state" not in agents.RunResultStreaming.__dataclass_fields__:
+    raise MissingSeamError("agents.RunResultStreaming._sandbox_resume_state")

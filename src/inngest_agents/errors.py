@@ -5,6 +5,7 @@ inngest.NonRetriableError
 ├── UnsupportedError     something that cannot be made durable was asked for; raised before the first step
 ├── DivergenceError      a replay asked for another step than the one that was remembered
 ├── OutputTooLargeError  a step's output is over Inngest's limit
+├── SandboxLostError     the sandbox of a run is not there any more
 └── ContextConflictError parallel steps changed the same field of the user's context
 ```
 
@@ -27,7 +28,7 @@ from openai import OpenAIError
 
 from inngest_agents._inngest_sdk import ErrorCode, MemoError
 
-__all__ = ["ContextConflictError", "DivergenceError", "OutputTooLargeError", "UnsupportedError"]
+__all__ = ["ContextConflictError", "DivergenceError", "OutputTooLargeError", "SandboxLostError", "UnsupportedError"]
 
 
 E = TypeVar("E", bound=BaseException)
@@ -68,6 +69,17 @@ class OutputTooLargeError(inngest.NonRetriableError):
         super().__init__(
             f"the output of step {step_id!r} is {size:,} bytes of JSON, and Inngest takes at most {limit:,}: store it "
             "elsewhere and return a reference to it, or less of it"
+        )
+
+
+class SandboxLostError(inngest.NonRetriableError):
+    """The sandbox that earlier steps of a run have worked in is not there any more, and their work is lost with it."""
+
+    def __init__(self, agent: str, backend: str) -> None:
+        super().__init__(
+            f"the sandbox of agent {agent!r} ({backend}) is not there any more, and with it what finished steps did in "
+            "it: it was deleted, or it is on another machine. Let the function run where the sandbox can be reached, "
+            "or take a sandbox client whose sandboxes all machines reach."
         )
 
 

@@ -24,6 +24,7 @@ from inngest_agents.resources import restore_resources, use_resources
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger
     from inngest_agents.driver import Driver
+    from inngest_agents.instrument.sandbox_session import DurableSandbox
     from inngest_agents.instrument.tracing import SpanLedger
     from inngest_agents.options import DurableOptions
     from inngest_agents.sinks import SinkPump
@@ -98,6 +99,8 @@ class Scope:
     """The loop's `RunConfig`, once it has called a model."""
     blocked_message: str | None = None
     """What stands in place of an output that a guardrail has blocked; see `instrument.guardrails`."""
+    sandboxes: list[DurableSandbox] = dataclasses.field(default_factory=list)
+    """What steps in which code of the user runs find ready; see `instrument.sandbox`."""
     previous: dict[str, Any] = dataclasses.field(default_factory=dict)
     """The last value of each of them, so that an equal one is stored as a marker only."""
 
@@ -140,6 +143,8 @@ class Journal:
         """What the trace's processors were told; None until the SDK's loop makes a span."""
         self.handoffs = 0
         """Handoffs of all loops that have ended on this pass."""
+        self.last_steps: list[Callable[[], Awaitable[Any]]] = []
+        """What is still to be done when the loop of a streamed run has ended; each asks for a step."""
         self._order = 0
         self.agents: list[str] = []
         """Names of the agents in order of their first turn."""

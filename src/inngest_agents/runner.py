@@ -200,7 +200,7 @@ class DurableRunner(Runner):
 
         if current_journal() is not None or current_step() is not None:
             return as_durable_result(start(), None)
-        refuse_unsupported(starting_agent, input, run_config)
+        refuse_unsupported(starting_agent, input)
         chosen = _chosen(options)
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(
@@ -226,7 +226,7 @@ class DurableRunner(Runner):
         if current_journal() is not None or current_step() is not None:
             # Inside another durable run: its journal (or the step around this call) makes this one durable already.
             return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats())
-        refuse_unsupported(starting_agent, input, kwargs.get("run_config"))
+        refuse_unsupported(starting_agent, input)
         chosen = _chosen(options)
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(

@@ -18,7 +18,7 @@ from typing import Any
 from agents import RunResultStreaming, StreamEvent
 
 from inngest_agents import divergence
-from inngest_agents._agents_sdk import cancel_tasks
+from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable
 from inngest_agents.journal import Journal, inside_run
@@ -92,6 +92,21 @@ class _Drive:
         diverged = divergence.unused(self.journal)
         if diverged is not None:
             raise diverged
+
+    async def take_last_steps(self, result: Any) -> None:
+        """Do what is left when the loop has ended, well or not: close its sandboxes.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: Inngest's own.
+        """
+
+        async def main() -> None:
+            with inside_run(self.journal):
+                for take in self.journal.last_steps:
+                    set_sandbox_state(result, await take())
+
+        if self.journal.last_steps:
+            await self.driver.drive(main)
 
     def abandoned(self, _: object) -> None:
         """The task that started the run has ended, and the run has not."""
@@ -177,6 +192,7 @@ class DurableRunResultStreaming(RunResultStreaming):
         finally:
             drive.leave()
         await drive.conclude()
+        await drive.take_last_steps(self)
         if failure is not None:
             raise _as_durable(failure)
         if self.final_output is not None or self.interruptions:  # else the user has cancelled it

@@ -21,6 +21,7 @@ def install() -> None:
         model,
         preparation,
         runs,
+        sandbox,
         streaming,
         tools,
         tracing,

@@ -6,12 +6,12 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inngest_agents import codec, divergence
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
-from inngest_agents.errors import ContextConflictError, is_memoized, message_of, qualified_name
+from inngest_agents.errors import ContextConflictError, SandboxLostError, is_memoized, message_of, qualified_name
 from inngest_agents.journal import (
     SCHEMA_VERSION,
     Journal,
@@ -22,6 +22,9 @@ from inngest_agents.journal import (
 from inngest_agents.stats.memo import pack
 from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import ErrorRecord, StepKind, StepRecord
+
+if TYPE_CHECKING:
+    from inngest_agents.instrument.sandbox_session import DurableSandbox
 
 
 async def run_step(
@@ -92,7 +95,7 @@ async def run_step(
 
     async def run(step: StepScope) -> dict[str, Any]:
         started, start = time.time(), time.perf_counter()
-        value, changes = await _call(call, step, carried)
+        value, changes = await _call(call, step, carried, scope.sandboxes)
         made = StepRecord(
             **base,
             started_at=round(started, 4),  # a tenth of a millisecond
@@ -131,7 +134,7 @@ async def run_step(
     )
     try:
         stored = await journal.step(request)
-    except ContextConflictError as error:
+    except (ContextConflictError, SandboxLostError) as error:
         await journal.fail(error)
         raise
     except (Exception, asyncio.CancelledError) as error:
@@ -163,11 +166,16 @@ async def _take_up(
 
 
 async def _call(
-    call: Callable[[StepScope], Awaitable[Any]], step: StepScope, carried: StepContext | None
+    call: Callable[[StepScope], Awaitable[Any]],
+    step: StepScope,
+    carried: StepContext | None,
+    sandboxes: list[DurableSandbox],
 ) -> tuple[Any, dict[str, Any] | None]:
     """What the work returned, and what it changed in the user's context."""
     if carried is None:
         return await call(step), None
+    for sandbox in sandboxes:
+        await sandbox.ready()
     carried.begin()
     try:
         value = await call(step)
