@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import datetime
 import logging
@@ -22,7 +23,7 @@ from agents import (
 )
 from agents.testing import ScriptedModel, assistant_message, function_call
 
-from inngest_agents import ContextConflictError, DurableOptions, DurableRunner
+from inngest_agents import ContextConflictError, DurableOptions, DurableRunner, context_changes
 from inngest_agents.context import Carrier
 from inngest_agents.journal import Journal
 from inngest_agents.testing import ReplayedRun, replayed
@@ -401,3 +402,38 @@ def test_replacing_what_a_parallel_step_changes_inside_is_a_conflict() -> None:
 
     with pytest.raises(ContextConflictError, match="'seen'"):
         replayed_fork(fork(one, two))
+
+
+PLAIN = {"docs": {f"d{n}": {"text": "t", "seen": n % 2 == 0, "tags": [n]} for n in range(3)}, "order": {"a": 1, "b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda context: context["docs"]["d1"].update(text="u"), [("set", ("docs", "d1", "text"), "u")]),
+        (lambda context: context["docs"]["d1"]["tags"].append(9), [("add", ("docs", "d1", "tags"), [9])]),
+        (lambda context: context["docs"].pop("d2"), [("del", ("docs", "d2"), None)]),
+        (lambda context: context["docs"]["d0"].update(seen=1), [("set", ("docs", "d0", "seen"), 1)]),
+        (
+            lambda context: context["docs"]["d0"]["tags"].__setitem__(0, False),
+            [("set", ("docs", "d0", "tags"), [False])],
+        ),
+        (lambda context: context.update(order={"b": 2, "a": 1}), []),
+        (lambda context: context.update(docs=copy.deepcopy(context["docs"])), []),
+    ],
+)
+def test_of_plain_data_only_what_differs_is_looked_at_and_stored(change: Any, expected: Any) -> None:
+    context = copy.deepcopy(PLAIN)
+    before = context_changes.take(context)
+    change(context)
+    found, lost = context_changes.differences(before, context_changes.take(context), context)
+    assert [(made.how, made.path, made.stored) for made in found] == expected
+    assert lost == []
+
+
+def test_a_list_with_what_has_no_json_cannot_be_carried() -> None:
+    context: dict[str, Any] = {"numbers": [1]}
+    before = context_changes.take(context)
+    context["numbers"].append(1j)
+    found, lost = context_changes.differences(before, context_changes.take(context), context)
+    assert (found, lost) == ([], [("numbers",)])

@@ -16,8 +16,9 @@ there; a targeted request and a repeated attempt tell nothing of their own. The 
 first step inside the span.
 
 Limits: a trace that the user's function opens around the run itself is opened on each request. Providers that do not
-build on `DefaultTraceProvider` get random ids and every pass. Without checkpointing, the start (not the end) of a tool
-call may be told again while other calls of the same turn are under way. What a process was killed over is lost.
+build on `DefaultTraceProvider` get random ids and every pass. The start (not the end) of a tool call may be told again
+where a parallel call ends the request before it: by failing, or, without checkpointing, in any way. What a process was
+killed over is lost.
 """
 
 from __future__ import annotations
