@@ -13,7 +13,8 @@ the key `$type`:
 - `text`: anything else, as the text that the model would have seen, with a JSON picture of the value for people.
 
 A value is stored typed only if decoding it gives an equal text; else as `text`. So what the model sees is always the
-same. The module says nothing about model responses; see `encode_response`.
+same, also of a set in a process that would put its items in another order. The module says nothing about model
+responses; see `encode_response`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import json
 import math
 import re
 import sys
 import uuid
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import pydantic
@@ -52,6 +54,48 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _USAGE_ADAPTER: Final = pydantic.TypeAdapter(Usage)
 _COUNTS: Final = frozenset({"requests", "input_tokens", "output_tokens", "total_tokens"})
 _NO_USAGE: Final[Mapping[str, Any]] = _USAGE_ADAPTER.dump_python(Usage(), mode="json")
+
+
+class KeptSet(set[Any]):
+    """A set in the order in which it was stored: that of a set differs from process to process."""
+
+    order: tuple[Any, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(in_order(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, in_order(self)))
+        return f"{{{shown}}}" if shown else "set()"
+
+
+class KeptFrozenSet(frozenset[Any]):
+    """The same for a frozenset."""
+
+    order: tuple[Any, ...] = ()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(in_order(self))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, in_order(self)))
+        return f"frozenset({{{shown}}})" if shown else "frozenset()"
+
+
+def in_order(value: KeptSet | KeptFrozenSet) -> list[Any]:
+    """The items in the order in which they were stored, then those that were added since."""
+    return [item for item in value.order if item in value] + list(set(value).difference(value.order))
+
+
+def _kept(cls: type[Any], items: list[Any]) -> Any:
+    if len(items) < 2 or all(type(item) in (int, float) for item in items):
+        return cls(items)  # the order of these is the same in every process
+    made: Any = (KeptSet if issubclass(cls, set) else KeptFrozenSet)(items)
+    made.order = tuple(items)
+    return made
+
+
+_KEPT: Final[Mapping[type[Any], type[Any]]] = {KeptSet: set, KeptFrozenSet: frozenset}
 
 
 class SeenText(str):
@@ -166,7 +210,8 @@ def _same_text(value: Any, encoded: dict[str, Any]) -> bool:
     except Exception:  # noqa: BLE001  a foreign constructor may raise anything; the text is stored then
         return False
     # Inside a list or dict it is the repr that the model sees.
-    return type(decoded) is type(value) and _text(decoded) == _text(value) and repr(decoded) == repr(value)
+    is_same_type = _KEPT.get(type(decoded), type(decoded)) is _KEPT.get(type(value), type(value))
+    return is_same_type and _text(decoded) == _text(value) and repr(decoded) == repr(value)
 
 
 def _as_carried(encoded: Any) -> Any:
@@ -223,7 +268,29 @@ def _decode_class(value: Mapping[str, Any]) -> Any:
 
 
 def _decode_model(value: Mapping[str, Any]) -> Any:
-    return _decode_class(value).model_validate(value["value"])
+    return _in_stored_order(_decode_class(value).model_validate(value["value"]), value["value"])
+
+
+def _in_stored_order(value: Any, stored: Any) -> Any:
+    """A value of a model with the sets in it as `KeptSet`, in the order that they have in its JSON."""
+    if type(value) in (set, frozenset) and isinstance(stored, list):
+        known = {_json(item): item for item in value}
+        items = [known[text] for text in map(_json, stored) if text in known]
+        return _kept(type(value), items) if len(items) == len(value) else value
+    if isinstance(value, pydantic.BaseModel) and isinstance(stored, dict):
+        fields = type(value).model_fields
+        for name, item in value.__dict__.items():
+            alias = fields[name].serialization_alias if name in fields else None
+            value.__dict__[name] = _in_stored_order(item, stored.get(alias or name))
+    elif type(value) is list and isinstance(stored, list):
+        value[:] = map(_in_stored_order, value, stored)
+    elif type(value) is dict and isinstance(stored, dict):
+        value.update({name: _in_stored_order(item, stored.get(name)) for name, item in value.items()})
+    return value
+
+
+def _json(value: Any) -> str:
+    return json.dumps(pydantic.TypeAdapter(Any).dump_python(value, mode="json", fallback=str, warnings=False))
 
 
 def _decode_enum(value: Mapping[str, Any]) -> Any:
@@ -266,6 +333,8 @@ _ENCODERS: Final[tuple[tuple[type[Any], str, Any], ...]] = (
     (tuple, "tuple", lambda value: [_encode(item) for item in value]),
     (set, "set", lambda value: [_encode(item) for item in value]),
     (frozenset, "frozenset", lambda value: [_encode(item) for item in value]),
+    (KeptSet, "set", lambda value: [_encode(item) for item in value]),
+    (KeptFrozenSet, "frozenset", lambda value: [_encode(item) for item in value]),
     (bytes, "bytes", lambda value: base64.b64encode(value).decode()),
     (datetime.datetime, "datetime", lambda value: [value.isoformat(), value.fold, getattr(value.tzinfo, "key", None)]),
     (datetime.date, "date", datetime.date.isoformat),
@@ -279,8 +348,8 @@ _DECODERS: Final[Mapping[str, Any]] = {
     "int": lambda value: int(value["value"]),
     "float": lambda value: float(value["value"]),
     "tuple": lambda value: tuple(decode(value["value"])),
-    "set": lambda value: set(decode(value["value"])),
-    "frozenset": lambda value: frozenset(decode(value["value"])),
+    "set": lambda value: _kept(set, decode(value["value"])),
+    "frozenset": lambda value: _kept(frozenset, decode(value["value"])),
     "bytes": lambda value: base64.b64decode(value["value"]),
     "datetime": lambda value: _decode_datetime(*value["value"]),
     "date": lambda value: datetime.date.fromisoformat(value["value"]),

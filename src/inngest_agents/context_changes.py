@@ -121,8 +121,22 @@ def mark(picture: Picture | None) -> str:
         return MISSING
     if isinstance(picture, Leaf):
         text = json.dumps(picture.stored, sort_keys=True)
+        if 'set", "value": [' in text:
+            text = json.dumps(_with_sorted_sets(picture.stored), sort_keys=True)
         return text if len(text) <= SHORT else "#" + hashlib.sha256(text.encode()).hexdigest()[:20]
     return "?" if isinstance(picture, Opaque) else "{}"
+
+
+def _with_sorted_sets(stored: Any) -> Any:
+    """JSON of the codec in which equal sets are equal: their order differs from process to process."""
+    if isinstance(stored, list):
+        return [_with_sorted_sets(item) for item in stored]
+    if not isinstance(stored, dict):
+        return stored
+    made = {key: _with_sorted_sets(item) for key, item in stored.items()}
+    if made.get(codec.TYPE_KEY) in ("set", "frozenset"):
+        made["value"].sort(key=lambda item: json.dumps(item, sort_keys=True))
+    return made
 
 
 def take(value: Any) -> Picture:
@@ -328,7 +342,9 @@ def put(root: Any, path: Path, value: Any) -> None:
         current = None
     if isinstance(current, list) and isinstance(value, list):
         current[:] = value
-    elif isinstance(current, (set, dict)) and type(current) is type(value):
+    elif (isinstance(current, set) and isinstance(value, set)) or (
+        isinstance(current, dict) and type(current) is type(value)
+    ):
         current.clear()
         current.update(value)
     elif not path:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import decimal
 import enum
 import json
+import os
+import subprocess
+import sys
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -202,3 +207,60 @@ def test_a_logprob_of_zero_is_the_same_before_and_after_the_server() -> None:
     again = codec.decode_response(through_server(json.loads(json.dumps(stored))))
     shown = [json.dumps(response.to_input_items(), default=str) for response in (first, again)]
     assert shown[0] == shown[1]
+
+
+class Tagged(pydantic.BaseModel):
+    tags: set[str]
+    inner: list[frozenset[str]] = []
+
+
+@dataclasses.dataclass
+class Tagging:
+    tags: set[str]
+
+
+IN_PROCESS = """
+import json, sys
+from inngest_agents import codec
+from test_codec import Tagged, Tagging
+
+words = "apple pear plum fig quince cherry".split()
+made = [set(words), frozenset(words), [set(words)], {"a": set(words)}, (set(words),), Tagging(set(words)),
+        Tagged(tags=set(words), inner=[frozenset(words)])]
+given = json.load(sys.stdin)
+stored = codec.encode(made) if given is None else given
+values = codec.decode(stored)
+assert values == made
+print(json.dumps([stored, [str(value) for value in values], codec.encode(values)]))
+"""
+
+
+def in_process(seed: str, stored: Any) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_PROCESS],
+        input=json.dumps(stored),
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
+    return json.loads(done.stdout)
+
+
+def test_the_text_of_a_set_is_the_same_in_every_process() -> None:
+    stored, texts, _ = in_process("1", None)
+    for seed in ("2", "3"):
+        assert in_process(seed, stored) == [stored, texts, stored]
+
+
+def test_a_set_that_comes_back_is_a_set_like_any_other() -> None:
+    kept = codec.decode(codec.encode({"a", "b", "c"}))
+    assert kept == {"a", "b", "c"}
+    kept.discard("b")
+    kept.add("d")
+    assert sorted(codec.in_order(kept)) == ["a", "c", "d"]
+    assert repr(kept) == "{" + ", ".join(map(repr, codec.in_order(kept))) + "}"
+    assert copy.deepcopy(kept) == kept.copy() == {"a", "c", "d"}
+    assert repr(kept - kept) == "set()"
+    assert type(codec.decode(codec.encode({1, 2}))) is set
