@@ -79,6 +79,8 @@ class _Run:
     driven: bool = True
     """Whether the user's own frame waits for this run, so that the end of the request can be raised there. A streamed
     run that nobody consumes starts no steps."""
+    is_cancelled: bool = False
+    """Whether it was told to stop: it gets no more answers."""
 
 
 _run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("inngest_agents_run", default=None)
@@ -219,6 +221,7 @@ class Driver:
 
     def abandon(self, run: _Run) -> None:
         """Stop a streamed run that nobody will consume."""
+        run.is_cancelled = True
         if run.stop is not None:
             run.stop()
 
@@ -272,6 +275,7 @@ class Driver:
     async def _cancel(self, run: _Run) -> None:
         for asked in [asked for asked in self._asked.values() if asked.run is run]:
             self._withdraw(asked)
+        run.is_cancelled = True
         if run.inner is not None and not run.inner.done():
             (run.stop or run.inner.cancel)()
             await asyncio.wait((run.inner,))
@@ -296,13 +300,18 @@ class Driver:
 
         Raises:
             RuntimeError: two steps of the same id at the same time.
+            CancelledError: the run that asks was cancelled already. The SDK takes the cancellation of an output
+                guardrail or a tool as a reason to save to the session, and would wait for that forever.
         """
+        run = _run.get()
+        if self._end.done() or (run is not None and run.is_cancelled):
+            raise asyncio.CancelledError
         if request.hashed_id in self._asked:
             raise RuntimeError(
                 f"two concurrent steps have the id {request.step_id!r}; give concurrent durable runs of the same agent "
                 "names of their own: DurableOptions(name='…')"
             )
-        asked = _Asked(request, self.loop.create_future(), _run.get())
+        asked = _Asked(request, self.loop.create_future(), run)
         # Without checkpointing each request has one step of its own, and a cut one comes back as another attempt.
         asked.after_replay = (self._replaying and self._saver is not None) or self.engine.attempt > 0
         self._asked[request.hashed_id] = asked

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import Agent, Runner, RunState, SQLiteSession, function_tool
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    OutputGuardrail,
+    Runner,
+    RunState,
+    SQLiteSession,
+    function_tool,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableRunner
@@ -54,5 +63,37 @@ async def test_a_write_that_failed_is_made_up_for_and_the_tool_does_not_run_agai
 
     assert result.final_output == "clean"
     assert deleted == ["/a"]
+    kinds = [item.get("type", item.get("role")) for item in await session.get_items()]
+    assert kinds == ["user", "function_call", "function_call_output", "message"]
+
+
+async def test_a_request_that_ends_in_an_output_guardrail_of_a_resumed_run_lets_the_sdk_save_nothing(
+    tmp_path: Path,
+) -> None:
+    # The SDK takes the cancellation of an output guardrail for a reason to save to the session, which nobody answers.
+    checked: list[Any] = []
+
+    async def check(_: Any, __: Any, output: Any) -> GuardrailFunctionOutput:
+        checked.append(output)
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
+
+    @function_tool(needs_approval=True)
+    def delete(path: str) -> str:
+        return f"deleted {path}"
+
+    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
+    guardrail = OutputGuardrail(check, name="check")
+    agent = Agent(name="a", model=ScriptedModel(script), tools=[delete], output_guardrails=[guardrail])
+    session = SQLiteSession("s", tmp_path / "s.db")
+
+    async def run(given: Any) -> Any:
+        return (await replayed(lambda step: DurableRunner.run(agent, given, session=session, step=step))).result
+
+    state = (await run("clean up")).to_state()
+    state.approve(state.get_interruptions()[0])
+    result = await asyncio.wait_for(run(state), 20)
+
+    assert result.final_output == "clean"
+    assert checked == ["clean"]
     kinds = [item.get("type", item.get("role")) for item in await session.get_items()]
     assert kinds == ["user", "function_call", "function_call_output", "message"]
