@@ -13,7 +13,7 @@ import sys
 sys.modules.update(dict.fromkeys({hidden!r}))  # found by nobody
 sys.argv = ["x"]
 """
-EXTRAS = ("cel", "fastapi", "httptools", "litellm", "rich", "tiktoken", "typer")
+EXTRAS = ("cel", "fastapi", "litellm", "rich", "tiktoken", "typer")
 
 
 def run(code: str, *hidden: str) -> subprocess.CompletedProcess[str]:
