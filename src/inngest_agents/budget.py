@@ -18,13 +18,22 @@ from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
 
 import inngest
+from agents.exceptions import AgentsException
 
 from inngest_agents.stats.breakdown import EXACT, decimal_text
 from inngest_agents.stats.pricing import PriceList, price
 from inngest_agents.stats.records import StepRecord, Tokens, UsageRecord
 from inngest_agents.stats.stats import RunFacts, RunStats
 
-__all__ = ["Budget", "BudgetExceeded", "BudgetLedger", "OnExceeded", "Reservation", "UnpricedModelError"]
+__all__ = [
+    "Budget",
+    "BudgetError",
+    "BudgetExceeded",
+    "BudgetLedger",
+    "OnExceeded",
+    "Reservation",
+    "UnpricedModelError",
+]
 
 LimitName: TypeAlias = Literal["max_cost_usd", "max_tokens", "max_model_calls", "max_tool_calls"]
 
@@ -64,7 +73,12 @@ class Budget:
         return None if value is None else Decimal(str(value))
 
 
-class BudgetExceeded(inngest.NonRetriableError):  # it is an outcome that users plan for
+class BudgetError(AgentsException, inngest.NonRetriableError):
+    """A call was refused for the budget. The SDK lets its own exceptions alone, also those that come out of a tool: so
+    a nested agent's refusal ends the run and is not told to the model as a failure of the tool."""
+
+
+class BudgetExceeded(BudgetError):  # noqa: N818  it is an outcome that users plan for
     """A call was not made because it would have gone beyond a limit. Not retried: it would fail again."""
 
     limit: LimitName | None = None
@@ -83,7 +97,7 @@ class BudgetExceeded(inngest.NonRetriableError):  # it is an outcome that users 
     """What the run used so far."""
 
 
-class UnpricedModelError(inngest.NonRetriableError):
+class UnpricedModelError(BudgetError):
     """A limit in dollars cannot be kept, because the price of a model is not known; the message says what to do."""
 
 
@@ -181,13 +195,27 @@ class BudgetLedger:
                 await asyncio.to_thread(self._price, model, more.get("provider", ""), Tokens(input_tokens=1))
         return self.check_model_call(agent, estimated_input_tokens, model, **more)
 
-    def check_tool_call(self, agent: str) -> Reservation:
-        """Hold one tool call.
+    def check_tool_calls(self, agent: str, count: int = 1) -> list[Reservation]:
+        """Hold the tool calls that a model has ordered together: all of them, or none.
 
         Raises:
-            BudgetExceeded: the call would go beyond a limit.
+            BudgetExceeded: they would go beyond a limit.
         """
-        return self._hold(agent, _Sums(max_tool_calls=1))
+        whole = self._hold(agent, _Sums(max_tool_calls=count))
+        self.release(whole)
+        return [self.hold_tool_call(agent) for _ in range(count)]
+
+    def hold_tool_call(self, agent: str) -> Reservation:
+        """Hold a tool call that an earlier request has let pass."""
+        reservation = Reservation(agent, _Sums(max_tool_calls=1))
+        with self._lock:
+            self._held[reservation] = None
+        return reservation
+
+    def count_agent_tool(self, agent: str) -> None:
+        """Count the call of an agent as a tool: it is no step of its own, so it has no record."""
+        with self._lock:
+            self._spent.setdefault(agent, _Sums()).add(_Sums(max_tool_calls=1))
 
     def add(self, record: StepRecord, reservation: Reservation | None = None) -> None:
         """Count what a step used, and give back what was held for it.

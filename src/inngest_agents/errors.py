@@ -4,6 +4,8 @@
 inngest.NonRetriableError
 ├── UnsupportedError     something that cannot be made durable was asked for; raised before the first step
 ├── DivergenceError      a replay asked for another step than the one that was remembered
+├── BudgetExceeded       a call would have gone beyond a limit of `DurableOptions(budget=…)`
+├── UnpricedModelError   a limit in dollars can't be kept, as a model has no known price
 ├── OutputTooLargeError  a step's output is over Inngest's limit
 ├── SandboxLostError     the sandbox of a run is not there any more
 └── ContextConflictError parallel steps changed the same field of the user's context

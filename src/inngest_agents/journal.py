@@ -22,7 +22,7 @@ from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.resources import restore_resources, use_resources
 
 if TYPE_CHECKING:
-    from inngest_agents.budget import BudgetLedger
+    from inngest_agents.budget import BudgetLedger, Reservation
     from inngest_agents.driver import Driver
     from inngest_agents.instrument.sandbox_session import DurableSandbox
     from inngest_agents.instrument.tracing import SpanLedger
@@ -93,6 +93,8 @@ class Scope:
     places: dict[str, str] = dataclasses.field(default_factory=dict)
     """Where in its turn each tool call was ordered: call id to "turn.place"."""
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    held: dict[str, Reservation] = dataclasses.field(default_factory=dict)
+    """What each tool call that was ordered holds of the budget, by its call id."""
     prepared: Any = None
     """What the user's functions said for the turn under way; see `instrument.dynamic`."""
     run_config: Any = None

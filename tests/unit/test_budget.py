@@ -82,17 +82,17 @@ def test_the_answer_of_limited_length_is_held_too() -> None:
 
 def test_tool_calls_are_limited_for_themselves() -> None:
     ledger = BudgetLedger(Budget(max_tool_calls=1, max_model_calls=0))
-    ledger.add(StepRecord(kind="tool", step_id="t", agent="triage"), ledger.check_tool_call("triage"))
+    ledger.add(StepRecord(kind="tool", step_id="t", agent="triage"), ledger.check_tool_calls("triage")[0])
     with pytest.raises(BudgetExceeded, match="max_tool_calls is 1"):
-        ledger.check_tool_call("triage")
+        ledger.check_tool_calls("triage")
 
 
 def test_an_agents_limit_leaves_the_others_alone() -> None:
     ledger = BudgetLedger(Budget(max_tool_calls=3, per_agent={"research": Budget(max_tool_calls=1)}))
-    ledger.check_tool_call("research")
+    ledger.check_tool_calls("research")
     with pytest.raises(BudgetExceeded, match="of agent 'research'"):
-        ledger.check_tool_call("research")
-    ledger.check_tool_call("triage")
+        ledger.check_tool_calls("research")
+    ledger.check_tool_calls("triage")
 
 
 def test_nothing_may_be_called_once_a_limit_is_reached_exactly() -> None:
@@ -100,7 +100,7 @@ def test_nothing_may_be_called_once_a_limit_is_reached_exactly() -> None:
     ledger.add(model_step("a", 60))
     with pytest.raises(BudgetExceeded):
         ledger.check_model_call("triage", 0, "own")
-    ledger.check_tool_call("triage")
+    ledger.check_tool_calls("triage")
 
 
 def test_dollars_cannot_be_limited_for_a_model_without_a_price() -> None:
@@ -170,7 +170,7 @@ def refusal(ledger: BudgetLedger) -> str | None:
 async def test_a_callback_may_answer_for_the_agent(budget: Budget, expected: str | None) -> None:
     ledger = BudgetLedger(budget)
     with pytest.raises(BudgetExceeded) as caught:
-        ledger.check_tool_call("triage")
+        ledger.check_tool_calls("triage")
     assert await ledger.answer(caught.value) == expected
 
 
@@ -180,7 +180,7 @@ async def test_the_callback_may_be_a_coroutine_function() -> None:
 
     ledger = BudgetLedger(Budget(max_tool_calls=0, on_exceeded=apologize))
     with pytest.raises(BudgetExceeded) as caught:
-        ledger.check_tool_call("triage")
+        ledger.check_tool_calls("triage")
     assert await ledger.answer(caught.value) == "sorry"
 
 

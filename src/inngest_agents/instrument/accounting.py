@@ -1,4 +1,4 @@
-"""What a model call used and cost: counted, priced and limited in its step, so that a replay reads it back.
+"""What a model call used and cost: counted and priced in its step, so that a replay reads it back.
 
 The SDK's `ModelResponse` does not tell which model answered; the SDK's own adapters see it, so it is noted there
 (`_fetch_response`, of which each adapter has one). Prices and token counts need the extra `cost`; without it, usage is
@@ -15,15 +15,11 @@ from typing import Any
 
 from agents import ModelResponse
 from agents.models.interface import Model
-from openai.types.responses import ResponseOutputMessage, ResponseOutputText
 
-from inngest_agents._inngest_sdk import hash_step_id
-from inngest_agents.budget import BudgetExceeded, Reservation
-from inngest_agents.instrument._steps import run_step
-from inngest_agents.journal import Journal, StepScope, current_scope
+from inngest_agents.journal import Journal
 from inngest_agents.stats.pricing import with_price
 from inngest_agents.stats.records import StepRecord, count_items, usage_from_response
-from inngest_agents.stats.tokens import count_input_async, estimate_usage_async
+from inngest_agents.stats.tokens import estimate_usage_async
 
 
 @dataclasses.dataclass(slots=True)
@@ -134,57 +130,6 @@ async def account(
         finish_reasons=answer.finish_reasons,
         response_id=response.response_id or "",
     )
-
-
-async def admit(
-    journal: Journal, label: str, *, model: Model, requested: str, inputs: Mapping[str, Any], max_output_tokens: int
-) -> Reservation | ModelResponse | None:
-    """Check the budget before a model call that has not been made yet.
-
-    Returns:
-        What the call holds of the budget; an answer that stands for the model's; None without a budget, or if the call
-        has been made already.
-
-    Raises:
-        BudgetExceeded: the call would go beyond a limit and nothing answers for the agent.
-    """
-    ledger = journal.ledger
-    if ledger is None or journal.is_done(label):
-        return None
-    agent = current_scope().agent_name
-    answer_label = f"{label} over budget"
-    error: BudgetExceeded | None = None
-    if not journal.is_done(answer_label):
-        counted = await count_input_async(requested, **inputs)
-        try:
-            return await ledger.check_model_call_async(
-                agent, counted.tokens, requested, provider=provider_of(model), max_output_tokens=max_output_tokens
-            )
-        except BudgetExceeded as exceeded:
-            if not ledger.answers(exceeded):
-                raise
-            error = exceeded
-
-    async def call(_: StepScope) -> Any:
-        return await ledger.answer(error) if error is not None else None
-
-    text = await run_step(journal, answer_label, "other", call, name="budget")
-    if text is None:
-        raise error if error is not None else BudgetExceeded(f"the budget of {agent!r} was used up")
-    return _spoken(str(text), label)
-
-
-def _spoken(text: str, label: str) -> ModelResponse:
-    from agents import Usage
-
-    message = ResponseOutputMessage(
-        id=f"msg_{hash_step_id(label)[:24]}",
-        content=[ResponseOutputText(annotations=[], text=text, type="output_text")],
-        role="assistant",
-        status="completed",
-        type="message",
-    )
-    return ModelResponse(output=[message], usage=Usage(), response_id=None)
 
 
 def inputs_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

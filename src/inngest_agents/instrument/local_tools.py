@@ -21,6 +21,7 @@ from typing import Any
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument._steps import run_step
+from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.instrument.dynamic import awaited, user_step
 from inngest_agents.instrument.tools import is_final, mark_copy, tool_label
 from inngest_agents.journal import StepScope, current_journal, current_scope
@@ -49,18 +50,21 @@ async def tool_step(
     async def run(_: StepScope) -> Any:
         return await awaited(call())
 
-    return await run_step(
-        journal,
-        label,
-        kind,
-        run,
-        name=name or tool.name,
-        call_id=call_id,
-        max_attempts=journal.options.for_tool(tool, tool.name).max_attempts,
-        is_final=is_final,
-        inputs=inputs,
-        context=context,
-    )
+    try:
+        return await run_step(
+            journal,
+            label,
+            kind,
+            run,
+            name=name or tool.name,
+            call_id=call_id,
+            max_attempts=journal.options.for_tool(tool, tool.name).max_attempts,
+            is_final=is_final,
+            inputs=inputs,
+            context=context,
+        )
+    finally:
+        release_tool_call(journal, call_id)
 
 
 def _id_of(tool_call: Any) -> str:

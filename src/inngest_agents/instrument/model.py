@@ -21,7 +21,7 @@ from agents.models.interface import Model
 
 from inngest_agents import codec
 from inngest_agents._agents_sdk import around
-from inngest_agents.instrument import accounting
+from inngest_agents.instrument import accounting, admission
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, is_in_loop
 from inngest_agents.stats.records import StepRecord
@@ -148,7 +148,7 @@ class DurableModel(Model):
         scope = current_scope()
         label = model_label(scope)
         inputs = accounting.inputs_of(args, kwargs)
-        admitted = await accounting.admit(
+        admitted = await admission.admit_model_call(
             journal,
             label,
             model=self._inner,
@@ -190,8 +190,10 @@ class DurableModel(Model):
             finally:
                 if admitted is not None and journal.ledger is not None:
                     journal.ledger.release(admitted)
-        _note_places(scope, response_of(value))
-        return value
+        response = response_of(value)
+        _note_places(scope, response)
+        answer_instead = await admission.admit_tool_calls(journal, label, response, _handoffs_of(args, kwargs))
+        return value if answer_instead is None else value_of(answer_instead)
 
 
 def _asked(scope: Scope, inputs: Mapping[str, Any]) -> Any:
@@ -219,6 +221,11 @@ def model_label(scope: Scope) -> str:
 def settings_of(args: Any, kwargs: Any) -> Any:
     """The model settings among the arguments of a model call."""
     return kwargs.get("model_settings", args[2] if len(args) > 2 else None)
+
+
+def _handoffs_of(args: Any, kwargs: Any) -> Any:
+    """The handoffs among the arguments of a model call."""
+    return kwargs.get("handoffs", args[5] if len(args) > 5 else None) or ()
 
 
 @contextlib.asynccontextmanager

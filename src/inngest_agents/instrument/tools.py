@@ -17,8 +17,10 @@ from agents.exceptions import AgentsException, ModelBehaviorError, ToolTimeoutEr
 from agents.tracing import FunctionSpanData, get_current_span
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents.budget import BudgetError
 from inngest_agents.errors import OutputTooLargeError
 from inngest_agents.instrument._steps import run_step
+from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.journal import Journal, StepScope, current_journal, current_scope, nested_under
 from inngest_agents.stats.records import StepKind
 
@@ -31,9 +33,7 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
     label = tool_label(function_tool.name, context.tool_call_id)
     is_agent = sdk.is_agent_tool(function_tool)
     sdk.consume_default_failure(context)
-    held = None
-    if not is_agent and journal.ledger is not None and not journal.is_done(label):
-        held = journal.ledger.check_tool_call(current_scope().agent_name)
+    _admit_resumed(journal, label, context.tool_call_id)
     try:
         if is_agent:
             value = await _run_agent_in_time(journal, label, function_tool, context, arguments)
@@ -41,6 +41,8 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
             value = await _step(journal, label, function_tool, context, arguments)
     except ToolTimeoutError:
         return await _timed_out(journal, label, function_tool, context)
+    except BudgetError:
+        raise  # it is the run that has used up its budget, not the tool that failed
     except Exception as error:
         if not sdk.handles_failures(function_tool):
             raise
@@ -50,9 +52,15 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
         sdk.report_handled_error(function_tool, error, arguments, context)
         return sdk.InvocationResult(text, is_sdk_generated_error=was_default)
     finally:
-        if held is not None and journal.ledger is not None:
-            journal.ledger.release(held)
+        release_tool_call(journal, context.tool_call_id, is_agent=is_agent)
     return sdk.InvocationResult(value, is_sdk_generated_error=sdk.consume_default_failure(context))
+
+
+def _admit_resumed(journal: Journal, label: str, call_id: str) -> None:
+    """Check the budget for a call that no model has ordered in this run: it waited for an approval, and was resumed."""
+    held = current_scope().held
+    if journal.ledger is not None and call_id not in held and not journal.is_done(label):
+        [held[call_id]] = journal.ledger.check_tool_calls(current_scope().agent_name)
 
 
 async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
