@@ -23,7 +23,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import inngest
 
@@ -32,6 +32,9 @@ from inngest_agents.checkpoint import MAX_OUTPUT, Checkpointer, SaveOutcome, enc
 from inngest_agents.errors import OutputTooLargeError, message_of, qualified_name, rebuild
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.resources import Resources
+
+if TYPE_CHECKING:
+    from inngest_agents.stats.records import UsageRecord
 
 logger = logging.getLogger("inngest_agents")
 
@@ -82,6 +85,12 @@ class _Run:
     is_cancelled: bool = False
     """Whether it was told to stop: it gets no more answers."""
 
+
+_billed_before: dict[tuple[str, str], list[UsageRecord]] = {}
+"""What earlier attempts of a step were billed, by run and hashed id, where the engine offers no checkpointing."""
+
+BILLED_LIMIT: Final = 1000
+"""How many steps are waited for with it: one whose run was cancelled does not come again."""
 
 _run: contextvars.ContextVar[_Run | None] = contextvars.ContextVar("inngest_agents_run", default=None)
 
@@ -438,6 +447,7 @@ class Driver:
         attempt = self.engine.attempt
         scope = StepScope(request.step_id, f"{self.engine.run_id}-{request.hashed_id[:20]}", attempt)
         scope.maybe_repeated = asked.after_replay
+        scope.nested_usage.extend(_billed_before.pop((self.engine.run_id, request.hashed_id), ()))
         started, start = time.time_ns(), time.perf_counter_ns()
         token = sdk.mark_in_step()
         try:
@@ -446,11 +456,12 @@ class Driver:
         except sdk.NestedStepInterrupt:
             self._failed(asked, _nested_step(request), attempt, started, start)
         except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
-            self._failed(asked, error, attempt, started, start)
+            self._failed(asked, error, attempt, started, start, await self._billed(request, scope, error))
         except asyncio.CancelledError as error:
             if asked.task is None or asked.task.cancelling():
                 raise
-            self._failed(asked, error, attempt, started, start)  # raised by the user's code: nobody cancels this step
+            # Raised by the user's code: nobody cancels this step.
+            self._failed(asked, error, attempt, started, start, await self._billed(request, scope, error))
         else:
             await self._finished(asked, payload, started, start)
         finally:
@@ -490,7 +501,33 @@ class Driver:
         if not asked.future.done():
             asked.future.set_result(payload)
 
-    def _failed(self, asked: _Asked, error: BaseException, attempt: int, started: int, start: int) -> None:
+    async def _billed(
+        self, request: StepRequest, scope: StepScope, error: BaseException
+    ) -> tuple[sdk.StepResponse, list[UsageRecord]] | None:
+        """What a failed attempt was billed: saved as a step of its own, so that whoever goes on from here counts it.
+
+        Returns:
+            The step and what it counts, if it can't be saved while the request is open.
+        """
+        made = await request.billed(scope, error) if request.billed is not None else None
+        if made is None:
+            return None
+        info = sdk.step_info(made.step_id, made.hashed_id, sdk.Opcode.STEP_RUN, metadata=made.metadata)
+        response = sdk.StepResponse(output=made.stored, step=info)
+        if self._saver is None:
+            return response, scope.nested_usage
+        self._saver.add(encoded(await self.engine.opcode(response)), response)
+        return None
+
+    def _failed(
+        self,
+        asked: _Asked,
+        error: BaseException,
+        attempt: int,
+        started: int,
+        start: int,
+        billed: tuple[sdk.StepResponse, list[UsageRecord]] | None = None,
+    ) -> None:
         request = asked.request
         final = (
             isinstance(error, inngest.NonRetriableError)
@@ -506,14 +543,24 @@ class Driver:
                     f"step {request.step_id!r}: {message_of(error)}", retry_after=round(delay * 1000)
                 )
                 self._raised.__cause__ = error
+        more: list[sdk.StepResponse] = []
+        if billed is not None and (final or last):
+            more = [billed[0]]
+        elif billed is not None:
+            # Answered with a finished step, the failed one would have all its attempts again. So the next attempt takes
+            # it along, if it is made by this process.
+            _billed_before[self.engine.run_id, request.hashed_id] = billed[1]
+            while len(_billed_before) > BILLED_LIMIT:
+                del _billed_before[next(iter(_billed_before))]
         self._stop(
             [
+                *more,
                 _response(
                     request,
                     sdk.Opcode.STEP_FAILED if final or last else sdk.Opcode.STEP_ERROR,
                     error=sdk.step_error(error, qualified_name(error), message_of(error)),
                     timing={"a": started, "b": time.perf_counter_ns() - start},
-                )
+                ),
             ]
         )
 

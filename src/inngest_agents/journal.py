@@ -46,11 +46,23 @@ class StepScope:
     step_id: str
     idempotency_key: str
     attempt: int
+    estimates: bool = True
+    """Whether tokens are counted here where a provider of a plain run gives none."""
     nested_usage: list[UsageRecord] = dataclasses.field(default_factory=list)
     added_usage: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
     """What was added to which `Usage` of the SDK."""
     maybe_repeated: bool = False
     """Whether an earlier attempt may have been cut off in mid-work: only the first new steps of a request can."""
+
+
+@dataclasses.dataclass(slots=True)
+class BilledAttempt:
+    """A step of its own that keeps what a failed attempt of another one was billed."""
+
+    step_id: str
+    hashed_id: str
+    stored: dict[str, Any]
+    metadata: list[dict[str, Any]]
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,6 +87,8 @@ class StepRequest:
     """The opcode's options; `input` shows in the dashboard and is not part of the run's state."""
     metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None
     """The dashboard's metadata, made from the stored JSON object."""
+    billed: Callable[[StepScope, BaseException], Awaitable[BilledAttempt | None]] | None = None
+    """What an attempt that has failed was billed; None if nothing, or if it is not known."""
     context: contextvars.Context | None = None
     record: StepRecord | None = None
     """The step's record, if it has run on this pass: it need not be read from what was stored then."""
@@ -268,6 +282,14 @@ class Journal:
             engine.take_memo(hash_step_id(stored["record"]["step_id"]))
             self._add_memo(stored, None)
 
+    def take_attempts(self, label: str, about: dict[str, Any]) -> int:
+        """Count what failed attempts of a step were billed, and give their number."""
+        count, engine = 0, self.driver.engine
+        while (memo := engine.take_memo(hash_step_id(self.step_id(attempt_label(label, count + 1))))) is not None:
+            self._add_memo(memo.value, about)
+            count += 1
+        return count
+
     def is_done(self, label: str) -> bool:
         """Whether the step of this label in the current scope has a memo that was not asked for yet."""
         return self.driver.engine.has_memo(hash_step_id(self.step_id(label)))
@@ -277,6 +299,11 @@ class Journal:
         scope = current_scope()
         base = scope.path or self.name
         return f"{base}/{label}" if base else label
+
+
+def attempt_label(label: str, number: int) -> str:
+    """The label of the step that keeps what the k-th billed attempt of another one had used before it failed."""
+    return f"{label} failed attempt {number}"
 
 
 def _without_zeros(stats: dict[str, Any]) -> dict[str, Any]:

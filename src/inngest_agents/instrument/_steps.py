@@ -14,14 +14,16 @@ from inngest_agents.context import StepContext
 from inngest_agents.errors import ContextConflictError, SandboxLostError, is_memoized, message_of, qualified_name
 from inngest_agents.journal import (
     SCHEMA_VERSION,
+    BilledAttempt,
     Journal,
     StepRequest,
     StepScope,
+    attempt_label,
     current_scope,
 )
 from inngest_agents.stats.memo import pack
 from inngest_agents.stats.metadata import step_metadata
-from inngest_agents.stats.records import ErrorRecord, StepKind, StepRecord
+from inngest_agents.stats.records import TOOL_KINDS, ErrorRecord, StepKind, StepRecord
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.sandbox_session import DurableSandbox
@@ -89,11 +91,13 @@ async def run_step(
     }
     shown: list[dict[str, Any]] = []
 
+    attempts = journal.take_attempts(label, base)
     question = inputs if asked is None else asked
     digest = None if question is None else divergence.digest(question)
     carried = StepContext(journal, context, step_id) if context is not None else None
 
     async def run(step: StepScope) -> dict[str, Any]:
+        step.estimates = journal.options.estimate_tokens
         started, start = time.time(), time.perf_counter()
         value, changes = await _call(call, step, carried, scope.sandboxes)
         made = StepRecord(
@@ -120,6 +124,9 @@ async def run_step(
         shown.extend(step_metadata(made))
         return stored
 
+    async def billed(step: StepScope, error: BaseException) -> BilledAttempt | None:
+        return await _billed_attempt(journal, journal.step_id(attempt_label(label, attempts + 1)), base, step, error)
+
     request = StepRequest(
         step_id=step_id,
         about=base,
@@ -131,6 +138,7 @@ async def run_step(
         retry_after=retry_after,
         opts={"input": [inputs]} if inputs is not None and journal.driver.engine.shows_inputs else None,
         metadata=metadata if metadata is not None else lambda _: shown or None,
+        billed=billed,
     )
     try:
         stored = await journal.step(request)
@@ -183,6 +191,24 @@ async def _call(
         carried.abandon()
         raise
     return value, carried.end(step)
+
+
+async def _billed_attempt(
+    journal: Journal, step_id: str, base: dict[str, Any], step: StepScope, error: BaseException
+) -> BilledAttempt | None:
+    """What an attempt that failed was billed, as a step of its own; None if nothing was."""
+    if not step.nested_usage:
+        return None
+    record = StepRecord(
+        **{**base, "kind": "attempt", "step_id": step_id, "name": base["name"] if base["kind"] in TOOL_KINDS else ""},
+        started_at=round(time.time(), 4),
+        nested=tuple(step.nested_usage),
+    )
+    if journal.options.prices_on:
+        record = await priced(journal, record)
+    output = f"{qualified_name(error)}: {message_of(error)}"
+    stored = {"v": SCHEMA_VERSION, "output": output, "record": pack(record, output)}
+    return BilledAttempt(step_id, hash_step_id(step_id), stored, step_metadata(record))
 
 
 async def priced(journal: Journal, record: StepRecord) -> StepRecord:

@@ -10,15 +10,22 @@ from __future__ import annotations
 import contextvars
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from agents import ModelResponse
 from agents.models.interface import Model
 
-from inngest_agents.journal import Journal
+from inngest_agents.instrument.forwarding import ForwardingModel
+from inngest_agents.journal import Journal, StepScope
 from inngest_agents.stats.pricing import with_price
-from inngest_agents.stats.records import StepRecord, count_items, usage_from_response
+from inngest_agents.stats.records import (
+    StepRecord,
+    UsageRecord,
+    count_items,
+    usage_from_payload,
+    usage_from_response,
+)
 from inngest_agents.stats.tokens import estimate_usage_async
 
 
@@ -29,6 +36,21 @@ class Answer:
     model: str = ""
     service_tier: str = ""
     finish_reasons: tuple[str, ...] = ()
+    raw_usage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The provider's own payload: it has audio and image tokens, for instance, which the SDK leaves out."""
+
+    def billed(self, model: Model, requested: str) -> UsageRecord | None:
+        """What the provider billed for a call that failed after it had answered; None if it has not, or did not say."""
+        if not self.raw_usage:
+            return None
+        usage = usage_from_payload(
+            self.raw_usage,
+            model=self.model,
+            requested_model=requested,
+            provider=provider_of(model),
+            service_tier=self.service_tier,
+        )
+        return usage if usage.has_tokens else None
 
 
 _answer: contextvars.ContextVar[Answer | None] = contextvars.ContextVar("inngest_agents_answer", default=None)
@@ -58,13 +80,19 @@ def watch(model: Model) -> None:
 def note(provider_answer: Any) -> None:
     """Note what a provider's response object says; only inside `collecting`."""
     answer = _answer.get()
-    if answer is None:
-        return
+    if answer is not None:
+        take(answer, provider_answer)
+
+
+def take(answer: Answer, provider_answer: Any) -> None:
+    """Read what a provider's response object says."""
     answer.model = str(getattr(provider_answer, "model", None) or answer.model)
     answer.service_tier = str(getattr(provider_answer, "service_tier", None) or answer.service_tier)
     reasons = [getattr(choice, "finish_reason", None) for choice in getattr(provider_answer, "choices", None) or ()]
     status = getattr(provider_answer, "status", None)
     answer.finish_reasons = tuple(str(reason) for reason in reasons or [status] if reason)
+    dump = getattr(getattr(provider_answer, "usage", None), "model_dump", None)
+    answer.raw_usage = dump(exclude_none=True, warnings=False) if callable(dump) else {}
 
 
 class collecting:  # noqa: N801  a context manager that reads like a function
@@ -110,15 +138,14 @@ async def account(
         answer: what the adapter saw.
         inputs: `instructions`, `items`, `tools` of the call, for an estimate.
     """
-    usage = usage_from_response(
+    usage = await _used(
         response,
-        model=answer.model,
-        requested_model=requested,
-        provider=provider_of(model),
-        service_tier=answer.service_tier,
+        model=model,
+        requested=requested,
+        answer=answer,
+        inputs=inputs,
+        estimate=journal.options.estimate_tokens,
     )
-    if not usage.has_tokens and journal.options.estimate_tokens:
-        usage = await estimate_usage_async(usage, output=response.output, **inputs)
     if journal.options.prices_on:
         usage = await with_price(usage, journal.options.prices)
     nested = tuple([await with_price(item, journal.options.prices) for item in record.nested])
@@ -130,6 +157,81 @@ async def account(
         finish_reasons=answer.finish_reasons,
         response_id=response.response_id or "",
     )
+
+
+async def _used(
+    response: ModelResponse, *, model: Model, requested: str, answer: Answer, inputs: Mapping[str, Any], estimate: bool
+) -> UsageRecord:
+    usage = usage_from_response(
+        response,
+        model=answer.model,
+        requested_model=requested,
+        provider=provider_of(model),
+        service_tier=answer.service_tier,
+        raw_usage=answer.raw_usage,
+    )
+    if not usage.has_tokens and estimate:
+        usage = await estimate_usage_async(usage, output=response.output, **inputs)
+    return usage
+
+
+class CountedModel(ForwardingModel):
+    """A model that a plain run inside a step calls: what each call used is noted for the step, also if it then fails.
+
+    Args:
+        inner: the model itself.
+        requested: the name that was asked for.
+        agent: the plain run's agent.
+        step: the step around the plain run.
+    """
+
+    def __init__(self, inner: Model, *, requested: str, agent: str, step: StepScope) -> None:
+        super().__init__(inner)
+        self._requested = requested
+        self._agent = agent
+        self._step = step
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
+        """One call of the model."""
+        with collecting() as answer:
+            try:
+                response = await self._inner.get_response(*args, **kwargs)
+            except BaseException:
+                self._note(answer.billed(self._inner, self._requested))
+                raise
+        await self._note_response(response, answer, args, kwargs)
+        return response
+
+    async def stream_response(self, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """One call of the model, streamed."""
+        from inngest_agents.instrument.streaming import last_response
+
+        items: list[Any] = []
+        async for event in self._inner.stream_response(*args, **kwargs):
+            response, is_complete = last_response(event, items)
+            if response is not None:
+                answer = Answer()
+                take(answer, event.response)  # type: ignore[union-attr]  # an event that has a response
+                if is_complete:
+                    await self._note_response(response, answer, args, kwargs)
+                else:
+                    self._note(answer.billed(self._inner, self._requested))
+            yield event
+
+    async def _note_response(self, response: ModelResponse, answer: Answer, args: Any, kwargs: Any) -> None:
+        usage = await _used(
+            response,
+            model=self._inner,
+            requested=self._requested,
+            answer=answer,
+            inputs=inputs_of(args, kwargs),
+            estimate=self._step.estimates,
+        )
+        self._note(usage)
+
+    def _note(self, usage: UsageRecord | None) -> None:
+        if usage is not None:
+            self._step.nested_usage.append(dataclasses.replace(usage, origin="nested", agent=self._agent))
 
 
 def inputs_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

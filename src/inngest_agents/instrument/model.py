@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import email.utils
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,7 +24,16 @@ from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument import accounting, admission
 from inngest_agents.instrument._steps import run_step
-from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, is_in_loop
+from inngest_agents.instrument.forwarding import ForwardingModel
+from inngest_agents.journal import (
+    Journal,
+    Scope,
+    StepScope,
+    current_journal,
+    current_scope,
+    current_step,
+    is_in_loop,
+)
 from inngest_agents.stats.records import StepRecord
 
 FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
@@ -33,7 +43,11 @@ FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
 @around("agents.run_internal.turn_preparation", "get_model", ("agent", "run_config"))
 def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any:
     model = original(agent, run_config)
-    journal = current_journal()
+    journal, step = current_journal(), current_step()
+    if step is not None:
+        accounting.watch(model)
+        requested = _requested_name(agent, run_config, model)
+        return accounting.CountedModel(model, requested=requested, agent=agent.name, step=step)
     if journal is None or isinstance(model, DurableModel) or not is_in_loop():
         return model
     scope = current_scope()
@@ -59,32 +73,12 @@ def _stream_response_with_retry(original: Callable[..., Any], *, get_stream: Any
     return get_stream()
 
 
-class DurableModel(Model):
+class DurableModel(ForwardingModel):
     """A model whose calls are steps of the durable run around them."""
 
     def __init__(self, inner: Model, *, requested: str) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._requested = requested
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type[Model]:  # type: ignore[override]
-        """The class of the model itself: the SDK treats some of its own in a way of their own."""
-        return type(self._inner)
-
-    def __getattr__(self, attribute: str) -> Any:
-        # `_supports_default_prompt_cache_key` and whatever else a model offers the SDK beyond the interface.
-        return getattr(self._inner, attribute)
-
-    async def _cleanup_on_run_end(self, owner: object) -> None:
-        await self._inner._cleanup_on_run_end(owner)  # noqa: SLF001  part of the interface that a wrapper must forward
-
-    async def close(self) -> None:
-        """Close the model itself."""
-        await self._inner.close()
-
-    def get_retry_advice(self, request: Any) -> Any:
-        """What the model says of a failed request."""
-        return self._inner.get_retry_advice(request)
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
         """One call of the model, as a step.
@@ -161,6 +155,16 @@ class DurableModel(Model):
 
         with accounting.collecting() as answer:
 
+            async def watched(step: StepScope) -> Any:
+                answer.raw_usage = {}  # of this attempt
+                try:
+                    return await call(step)
+                except BaseException:
+                    billed = answer.billed(self._inner, self._requested)
+                    if billed is not None:
+                        step.nested_usage.append(dataclasses.replace(billed, origin="failed_attempt"))
+                    raise
+
             async def record(made: StepRecord, value: Any) -> StepRecord:
                 return await accounting.account(
                     journal,
@@ -177,7 +181,7 @@ class DurableModel(Model):
                     journal,
                     label,
                     "model",
-                    call,
+                    watched,
                     name=self._requested,
                     encode=encode,
                     decode=decode,

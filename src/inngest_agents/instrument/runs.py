@@ -1,7 +1,8 @@
 """Each loop of the SDK opens a scope: the durable run itself, and every run that is nested in it.
 
 A nested run (an agent as a tool) is a plain `Runner.run` inside the SDK; it finds the journal of its parent here. A
-plain run inside a step is left alone, and what it used is noted for the step's record.
+plain run inside a step is left alone; what its model calls use is noted for the step's record, see
+`instrument.accounting`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ from agents import HandoffOutputItem, RunState
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
-from inngest_agents.journal import Journal, current_journal, current_step, inside_scope
-from inngest_agents.stats.records import usage_from_response
+from inngest_agents.journal import Journal, current_journal, inside_scope
 
 
 @around("agents.run", "AgentRunner.run", ("self", "starting_agent", "input", "kwargs"))
@@ -27,11 +27,7 @@ async def _run(original: Callable[..., Any], self: Any, starting_agent: Any, inp
             result = await _with_session(journal, original, self, starting_agent, input, kwargs)
         journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)
         return result
-    result = await original(self, starting_agent, input, **kwargs)
-    step = current_step()
-    if step is not None:
-        step.nested_usage.extend(_usages(result))
-    return result
+    return await original(self, starting_agent, input, **kwargs)
 
 
 async def _with_session(
@@ -52,10 +48,3 @@ async def _with_session(
         raise
     await finish_session(journal, session)
     return result
-
-
-def _usages(result: Any) -> list[Any]:
-    from dataclasses import replace
-
-    agent = getattr(result.last_agent, "name", "")
-    return [replace(usage_from_response(response), origin="nested", agent=agent) for response in result.raw_responses]

@@ -28,9 +28,8 @@ from inngest_agents import sinks
 from inngest_agents.codec import as_written, decode_usage, encode_item, encode_usage
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.hooks import durable_hooks
-from inngest_agents.instrument.runs import _usages
 from inngest_agents.instrument.sessions import durable_session, finish_session
-from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, current_step, inside_scope
+from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, inside_scope
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.model import DurableModel
@@ -65,6 +64,22 @@ def complete(event: ResponseCompletedEvent, done_items: list[Any]) -> Turn:
         else Usage(requests=sdk.requests_without_usage(response))
     )
     return Turn(event, _model_response(response, usage, sdk.raw_usage_of_response(response)))
+
+
+def last_response(event: Any, done_items: list[Any]) -> tuple[ModelResponse | None, bool]:
+    """The response in the last event of a stream, and whether it is complete; None for any other event.
+
+    Args:
+        event: of the stream.
+        done_items: the output items so far, which this adds to.
+    """
+    if isinstance(event, ResponseCompletedEvent):
+        return complete(event, done_items).response, True
+    if isinstance(event, ResponseOutputItemDoneEvent):
+        done_items.append(event.item)
+    if getattr(event, "type", None) in _FAILED and isinstance(getattr(event, "response", None), Response):
+        return _model_response(event.response, Usage(), None), False
+    return None, False
 
 
 def _model_response(response: Response, usage: Usage, raw_usage: dict[str, Any] | None) -> ModelResponse:
@@ -181,12 +196,7 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
     journal = current_journal()
     result: RunResultStreaming = kwargs["streamed_result"]
     if journal is None:
-        step = current_step()
-        try:
-            return await original(*args, **kwargs)
-        finally:
-            if step is not None:
-                step.nested_usage.extend(_usages(result))
+        return await original(*args, **kwargs)
     with inside_scope() as scope:
         if scope.path:
             sdk.tap_events(result, _NestedTap(journal, kwargs["starting_agent"]))
@@ -302,6 +312,7 @@ class _Live:
                         accounting.note(event.response)
                         continue
                     if kind in _FAILED or kind in _ERRORS:
+                        accounting.note(getattr(event, "response", None))
                         raise _failure(kind, event)
                     if isinstance(event, ResponseOutputItemDoneEvent):
                         done_items.append(event.item)

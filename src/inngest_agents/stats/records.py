@@ -11,6 +11,7 @@ than this package knows is refused with a `ValueError`, because its numbers coul
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -36,6 +37,7 @@ StepKind: TypeAlias = Literal[
     "session",
     "handoff",
     "hook",
+    "attempt",  # what a failed attempt of a step had been billed; the step itself has a record of its own
     "other",
 ]
 TOOL_KINDS: Final[frozenset[StepKind]] = frozenset(
@@ -235,8 +237,8 @@ class StepRecord:
     agent: str = ""
     """The agent on whose behalf the step ran."""
     path: tuple[str, ...] = ()
-    """The nesting: the outermost agent first, then one part per agent called as a tool, e.g. ("triage",
-    "research#1")."""
+    """The nesting, for a step of an agent that is called as a tool: who called, and the tool call, outermost first,
+    e.g. ("triage", "1.1 research", "researcher", "2.1 read"). Empty for the steps of the run itself."""
     order: int = 0
     """The place in the order in which the run asked for its steps; the same on each replay."""
     call_id: str = ""
@@ -291,6 +293,20 @@ class StepRecord:
         """Whether the step counts as a tool call."""
         return self.kind in TOOL_KINDS
 
+    @property
+    def agent_tool_calls(self) -> list[AgentToolCall]:
+        """The calls of agents as tools that the step lies in, outermost first; they are no steps themselves."""
+        calls = (_agent_tool_call(self.path[: end + 1]) for end in range(1, len(self.path), 2))
+        return [call for call in calls if call is not None]
+
+    @property
+    def tool(self) -> str:
+        """The tool that the step is for: its own, or else the innermost agent that was called as one; "" if none."""
+        if self.is_tool_call or (self.kind == "attempt" and self.name):
+            return self.name
+        calls = self.agent_tool_calls
+        return calls[-1].tool if calls else ""
+
     def to_dict(self) -> JsonDict:
         """JSON without the fields that have their defaults, and with the version of the schema as `v`."""
         return {"v": SCHEMA_VERSION, **compact(self)}
@@ -313,6 +329,29 @@ class StepRecord:
         if "nested" in values:
             values["nested"] = tuple(UsageRecord.from_dict(item) for item in values["nested"])
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentToolCall:
+    """One call of an agent as a tool, told by the path of the steps in it."""
+
+    path: tuple[str, ...]
+    agent: str
+    """The agent that called."""
+    tool: str
+
+
+_CALL_LABEL: Final = re.compile(r"(?P<call>\d+\.\d+ (?P<tool>.+?)|(?P<resumed>.+) \S+?)(?::\d+)?")
+"""How the label of a tool call reads: "2.1 research", or "research call_7Qa" where the place is not known; with ":1" at
+its end for a second run inside of the same call."""
+
+
+def _agent_tool_call(path: tuple[str, ...]) -> AgentToolCall | None:
+    label = path[-1]
+    match = _CALL_LABEL.fullmatch(label)
+    if match is None or label.startswith(f"{path[-2]} nested run"):  # a run that user code started
+        return None
+    return AgentToolCall((*path[:-1], match["call"]), path[-2], match["tool"] or match["resumed"])
 
 
 _PARTS: Final = {
@@ -342,6 +381,7 @@ def usage_from_response(
     requested_model: str = "",
     provider: str = "",
     service_tier: str = "",
+    raw_usage: Mapping[str, Any] | None = None,
 ) -> UsageRecord:
     """Read a model response's usage, with its per-request entries.
 
@@ -352,10 +392,11 @@ def usage_from_response(
         requested_model: the model that was asked for.
         provider: as LiteLLM names it.
         service_tier: the tier that the provider billed.
+        raw_usage: the provider's own payload, where it was seen and the response does not have it.
     """
     usage = response.usage
     tokens = _tokens(usage)
-    raw = response.raw_usage or {}
+    raw = response.raw_usage or raw_usage or {}
     if usage.requests <= 1:
         # The provider's own payload is of one request: the SDK's sum over several has none.
         tokens = _add_raw_details(tokens, raw)
@@ -370,6 +411,26 @@ def usage_from_response(
         provider=provider,
         service_tier=service_tier or str(raw.get("service_tier") or ""),
     )
+
+
+def usage_from_payload(raw: Mapping[str, Any], **values: Any) -> UsageRecord:
+    """Read a provider's own usage, where the SDK has made no response of it.
+
+    Args:
+        raw: by the names of the Responses or the Chat Completions API.
+        **values: further fields of the record.
+    """
+    given, made = _mapping(raw, "input_tokens_details", "prompt_tokens_details"), _mapping(raw, "output_tokens_details")
+    tokens = Tokens(
+        input_tokens=_count(raw, "input_tokens") or _count(raw, "prompt_tokens"),
+        cached_input_tokens=_count(given, "cached_tokens"),
+        cache_write_tokens=_count(given, "cache_write_tokens"),
+        output_tokens=_count(raw, "output_tokens") or _count(raw, "completion_tokens"),
+        reasoning_tokens=_count(made or _mapping(raw, "completion_tokens_details"), "reasoning_tokens"),
+    )
+    tokens = _add_raw_details(tokens, raw)
+    total = _count(raw, "total_tokens") or tokens.input_tokens + tokens.output_tokens
+    return UsageRecord(tokens=tokens, total_tokens=total, requests=1, **values)
 
 
 def _tokens(usage: Any) -> Tokens:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents.stats._compact import JsonDict, compact, known
 from inngest_agents.stats.breakdown import Breakdown
-from inngest_agents.stats.records import ItemCounts, StepRecord, UsageRecord, check_version
+from inngest_agents.stats.records import AgentToolCall, ItemCounts, StepRecord, UsageRecord, check_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -83,8 +83,9 @@ class RunStats:
     by_model: dict[str, Breakdown] = field(default_factory=dict)
     by_agent: dict[str, Breakdown] = field(default_factory=dict)
     by_tool: dict[str, Breakdown] = field(default_factory=dict)
+    """What happened inside of a nested agent counts for the tool that it was called as, or for its own tools."""
     by_path: dict[str, Breakdown] = field(default_factory=dict)
-    """By nesting: "triage", "triage/research#1", …; what is nested deeper has a path of its own."""
+    """By nesting: "triage", "triage/1.1 research", …; what is nested deeper has a path of its own."""
     timeline: list[StepRecord] = field(default_factory=list)
 
     @property
@@ -164,6 +165,8 @@ class RunStats:
             stats._set_counts(facts.counts)
         if facts.handoffs is not None:
             stats.total_handoffs = facts.handoffs
+        for call in dict.fromkeys(call for record in stats.timeline for call in record.agent_tool_calls):
+            stats._add_agent_tool(call)
         stats.total_model_calls, stats.total_tool_calls = stats.total.model_calls, stats.total.tool_calls
         # A record without a start (the engine did not say) must not stretch the run back to 1970.
         timed = [record for record in stats.timeline if record.started_at]
@@ -195,6 +198,13 @@ class RunStats:
         for usage in record.usages:
             self._add_usage(record, usage)
 
+    def _add_agent_tool(self, call: AgentToolCall) -> None:
+        """Count the call of an agent as a tool, and its answer, which is an item of the run."""
+        self.total_items += 1
+        by_tool = self.by_tool.setdefault(call.tool, Breakdown())
+        for item in (self.total, self.by_agent.setdefault(call.agent, Breakdown()), by_tool):
+            item.tool_calls += 1
+
     def _add_usage(self, record: StepRecord, usage: UsageRecord) -> None:
         if usage.agent:
             _note(self.agents_involved, usage.agent)
@@ -208,11 +218,13 @@ class RunStats:
             self._note_unpriced(usage, price.reason if price else "no price was looked up")
 
     def _sums(self, record: StepRecord, agent: str) -> list[Breakdown]:
-        sums = [self.by_path.setdefault("/".join(record.path) or agent, Breakdown())]
+        # Without a path, a step is one of the run itself, whose name its id begins with.
+        path = "/".join(record.path) or record.step_id.rpartition("/")[0] or agent
+        sums = [self.by_path.setdefault(path, Breakdown())]
         if agent:
             sums.append(self.by_agent.setdefault(agent, Breakdown()))
-        if record.is_tool_call:
-            sums.append(self.by_tool.setdefault(record.name, Breakdown()))
+        if record.tool:
+            sums.append(self.by_tool.setdefault(record.tool, Breakdown()))
         return sums
 
     def _sum_of_model(self, usage: UsageRecord | None, requested: str) -> Breakdown:

@@ -131,7 +131,7 @@ def test_calls_without_a_step_of_their_own_are_counted_once_each() -> None:
     def used(origin: Any, **values: Any) -> UsageRecord:
         return UsageRecord(Tokens(input_tokens=10), 10, requests=2, model="m", origin=origin, **values)
 
-    tool = StepRecord(kind="tool", step_id="t", agent="A", nested=(used("nested", agent="B"),))
+    tool = StepRecord(kind="tool", step_id="t", name="ask", agent="A", nested=(used("nested", agent="B"),))
     call = StepRecord(kind="model", step_id="m", agent="A", usage=used("step"))
     retried = replace(call, step_id="r", nested=(used("failed_attempt"),))
     guard = StepRecord(kind="guardrail", step_id="g", agent="A", usage=used("step"))
@@ -139,8 +139,43 @@ def test_calls_without_a_step_of_their_own_are_counted_once_each() -> None:
     assert stats.total_model_calls == 2 + 1 + 1 + 2
     assert stats.total_tokens == 50
     assert stats.by_agent["B"].total_tokens == 10
-    assert stats.by_tool[""].total_tokens == 10
+    assert stats.by_tool["ask"].total_tokens == 10
     assert stats.agents_involved == ["A", "B"]
+
+
+def nested(label: str, step: str, *above: str, kind: Any = "model") -> StepRecord:
+    path = (*above, "A", label)
+    usage = UsageRecord(Tokens(input_tokens=10), 10, requests=1, model="m") if kind == "model" else None
+    return StepRecord(kind=kind, step_id=f"{'/'.join(path)}/{step}", name=step, agent="B", path=path, usage=usage)
+
+
+def test_an_agent_as_a_tool_is_one_tool_call_to_which_its_model_calls_belong() -> None:
+    research = [nested("1.1 research", "1"), nested("1.1 research", "search", kind="tool"), nested("1.1 research", "2")]
+    again = [nested("2.1 research", "1"), nested("2.1 research:1", "1"), nested("translate call_7Qa", "1")]
+    deeper = [nested("1.1 read", "1", "Z", "1.1 research")]
+    stats = RunStats.from_records([*research, *again, *deeper])
+    calls = {name: (item.tool_calls, item.model_calls, item.total_tokens) for name, item in stats.by_tool.items()}
+    # "1.1 research" of Z is another call than that of A.
+    assert calls == {"research": (3, 4, 40), "search": (1, 0, 0), "translate": (1, 1, 10), "read": (1, 1, 10)}
+    assert stats.total_tool_calls == 6
+    assert stats.by_agent["A"].tool_calls == 4
+    assert stats.by_agent["Z"].tool_calls == 1
+    assert stats.total_tokens == sum(item.total_tokens for item in stats.by_tool.values())
+
+
+def test_a_run_that_user_code_starts_beside_the_tools_is_no_tool_call() -> None:
+    stats = RunStats.from_records([nested("A nested run", "1"), nested("A nested run:1", "1")])
+    assert (stats.total_tool_calls, stats.total_model_calls) == (0, 2)
+    assert stats.by_tool == {}
+
+
+def test_what_a_failed_attempt_was_billed_counts_for_its_tool_and_is_no_call_of_it() -> None:
+    billed = UsageRecord(Tokens(input_tokens=10), 10, requests=2, model="m", origin="nested", agent="B")
+    attempt = StepRecord(kind="attempt", step_id="A/1.1 ask failed attempt 1", name="ask", agent="A", nested=(billed,))
+    stats = RunStats.from_records([attempt, StepRecord(kind="tool", step_id="A/1.1 ask", name="ask", agent="A")])
+    ask = stats.by_tool["ask"]
+    assert (ask.tool_calls, ask.model_calls, ask.total_tokens, ask.failures) == (1, 2, 10, 0)
+    assert list(stats.by_path) == ["A"]
 
 
 def test_a_run_that_used_nothing_cost_nothing_and_an_unknown_price_is_no_zero() -> None:
