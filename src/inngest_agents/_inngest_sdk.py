@@ -287,6 +287,37 @@ class EngineRequest:
         )
 
     @property
+    def traceparent(self) -> str:
+        """The W3C header of the engine's trace of the run; "" if the request has none."""
+        return self._trace_headers.get("traceparent", "")
+
+    @property
+    def trace_attributes(self) -> dict[str, str]:
+        """The attributes of a span by which Inngest's API for spans (`/v1/traces/userland`) finds its run."""
+        entries = (entry.strip().partition("=") for entry in self._trace_headers.get("tracestate", "").split(","))
+        state = {name: value for name, _, value in entries}
+        return {
+            "sdk.run.id": self.run_id,
+            "sys.function.id": state.get("inngest@fn", ""),
+            "inngest.traceref": state.get("inngest@traceref", ""),
+        }
+
+    @property
+    def _trace_headers(self) -> Mapping[str, str]:
+        request = self._middleware._raw_request
+        if self.is_connect:
+            try:
+                found = json.loads(request.user_trace_ctx)
+            except (AttributeError, ValueError):
+                return {}
+            return found if isinstance(found, dict) else {}
+        headers = getattr(request, "headers", None)
+        get = getattr(headers, "get", None)
+        if get is None:
+            return {}
+        return {name: str(get(name) or "") for name in ("traceparent", "tracestate")}
+
+    @property
     def is_connect(self) -> bool:
         """Whether the request came over a Connect WebSocket and not over HTTP."""
         return hasattr(self._middleware._raw_request, "request_payload")

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 SUMMARY: Final = "run_stats"
 """The label of the step that shows the statistics."""
 
+SPANS: Final = "spans"
+"""The label of the step that exports the spans of a run without such a summary."""
+
 SCHEMA_VERSION: Final = 2
 """The version of what is stored in a step. A newer one is refused; version 1 (the whole record, and the spans' times as
 text) is read by those who read the present one."""
@@ -230,7 +233,7 @@ class Journal:
             )
         if request.record is None:
             self._add_memo(payload, request.about)
-        elif request.step_id != f"{self.name}/{SUMMARY}":
+        elif not self._ends_run(request.step_id):
             self.add_record(request.record)
         return payload
 
@@ -245,18 +248,10 @@ class Journal:
             self.driver.fail(error)
             await asyncio.get_running_loop().create_future()  # until the driver cancels the loop
 
-    async def summarize(self, starting_agent: str, result: Any) -> None:
-        """Show the statistics of a run that has ended in a step of their own, which counts for nothing itself."""
-        if not self.options.stats_step:
-            return
-        from inngest_agents.instrument._steps import run_step
-
-        async def call(_: StepScope) -> dict[str, Any]:
-            return _without_zeros(self.stats(starting_agent, result).to_dict(timeline=False))
-
-        with inside_journal(self, Scope(path="", names=())):
-            # Plain JSON for people, as it is: nobody asks for it back.
-            await run_step(self, SUMMARY, "other", call, name=SUMMARY, encode=dict, decode=dict)
+    def forget(self, *labels: str) -> None:
+        """Do not miss such steps of the run itself: an earlier request had other options, and asked for them."""
+        for label in labels:
+            self.driver.engine.take_memo(hash_step_id(f"{self.name}/{label}"))
 
     def add_record(self, record: StepRecord) -> None:
         """Note what a step used that has no memo."""
@@ -265,8 +260,8 @@ class Journal:
             self.ledger.add(record)
 
     def _add_memo(self, memo: dict[str, Any], about: dict[str, Any] | None) -> None:
-        """Note what a step used that has a memo; the summary counts for nothing itself."""
-        if memo["record"]["step_id"] == f"{self.name}/{SUMMARY}":
+        """Note what a step used that has a memo; what ends a run counts for nothing itself."""
+        if self._ends_run(memo["record"]["step_id"]):
             return
         if self.ledger is None:
             self._finished.append((memo, about))
@@ -274,6 +269,9 @@ class Journal:
             from inngest_agents.stats.memo import unpack
 
             self.add_record(unpack(memo, about))
+
+    def _ends_run(self, step_id: str) -> bool:
+        return step_id in (f"{self.name}/{SUMMARY}", f"{self.name}/{SPANS}")
 
     def take_abandoned(self, label: str) -> None:
         """Count the remembered steps of a nested run that was given up, and will not ask for them."""
@@ -304,16 +302,6 @@ class Journal:
 def attempt_label(label: str, number: int) -> str:
     """The label of the step that keeps what the k-th billed attempt of another one had used before it failed."""
     return f"{label} failed attempt {number}"
-
-
-def _without_zeros(stats: dict[str, Any]) -> dict[str, Any]:
-    """Statistics whose parts show only what they have: easier to read in a dashboard, and a third of the size."""
-    return {name: _used(value) if isinstance(value, dict) else value for name, value in stats.items()}
-
-
-def _used(part: dict[str, Any]) -> dict[str, Any]:
-    items = ((name, _used(value) if isinstance(value, dict) else value) for name, value in part.items())
-    return {name: value for name, value in items if value not in (0, "0", None)}
 
 
 def _store_times(request: StepRequest, spans: SpanLedger) -> None:

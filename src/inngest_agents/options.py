@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
     from inngest_agents.budget import Budget
     from inngest_agents.sinks import StreamSink
     from inngest_agents.stats.pricing import ModelPrices
@@ -98,6 +100,11 @@ class DurableOptions:
 
     stats_step: bool = True
     """End the run with a step `run_stats`, which shows the statistics in the dashboard. False: one step less."""
+
+    otel: TracerProvider | bool = True
+    """Export spans of the run, its agents and its steps to OpenTelemetry (extra `otel`), by the GenAI semantic
+    conventions, once, when the run ends: to this tracer provider, or (True) to the global one, if the process has set
+    one up. False: none."""
 
     divergence: Literal["error", "warn"] = "error"
     """What happens when a replay asks for another step than was remembered, or leaves memos unused: fail the run with a

@@ -24,6 +24,7 @@ from inngest_agents.result import DurableRunResult
 from inngest_agents.rewind import Rewind
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.streamed import DurableRunResultStreaming, as_durable_result, start_streamed
+from inngest_agents.summary import report_failure, summarize
 from inngest_agents.unsupported import refuse_unsupported
 
 __all__ = ["DurableRunner"]
@@ -238,8 +239,12 @@ class DurableRunner(Runner):
 
         async def main() -> Any:
             with inside_run(journal):
-                result = await _plain_run(starting_agent, input, **kwargs)
-                await journal.summarize(starting_agent.name, result)
+                try:
+                    result = await _plain_run(starting_agent, input, **kwargs)
+                except Exception as error:
+                    await report_failure(journal, starting_agent.name, error)
+                    raise
+                await summarize(journal, starting_agent.name, result)
                 return result
 
         before = Rewind.of(input, kwargs.get("context"))

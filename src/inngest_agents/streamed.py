@@ -26,6 +26,7 @@ from inngest_agents.result import json_output
 from inngest_agents.rewind import Rewind
 from inngest_agents.sinks import SinkPump
 from inngest_agents.stats.stats import RunStats
+from inngest_agents.summary import report_failure, summarize
 
 __all__ = ["DurableRunResultStreaming"]
 
@@ -86,7 +87,7 @@ class _Drive:
 
         async def main() -> None:
             with inside_run(self.journal):
-                await self.journal.summarize(self.starting_agent, result)
+                await summarize(self.journal, self.starting_agent, result)
 
         await self.driver.drive(main)
         diverged = divergence.unused(self.journal)
@@ -107,6 +108,19 @@ class _Drive:
 
         if self.journal.last_steps:
             await self.driver.drive(main)
+
+    async def report_failure(self, error: Exception) -> None:
+        """The run has failed.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: Inngest's own.
+        """
+
+        async def main() -> None:
+            with inside_run(self.journal):
+                await report_failure(self.journal, self.starting_agent, error)
+
+        await self.driver.drive(main)
 
     def abandoned(self, _: object) -> None:
         """The task that started the run has ended, and the run has not."""
@@ -194,6 +208,7 @@ class DurableRunResultStreaming(RunResultStreaming):
         await drive.conclude()
         await drive.take_last_steps(self)
         if failure is not None:
+            await drive.report_failure(failure)
             raise _as_durable(failure)
         if self.final_output is not None or self.interruptions:  # else the user has cancelled it
             await drive.summarize(self)

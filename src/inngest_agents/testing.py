@@ -25,7 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 import inngest
 
 from inngest_agents._inngest_sdk import Opcode, ResponseInterrupt, StepResponse, make_step
-from inngest_agents.journal import SUMMARY
+from inngest_agents.journal import SPANS, SUMMARY
 
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
 
@@ -45,8 +45,8 @@ class ReplayedRun(Generic[T]):
 
     result: T
     steps: list[str]
-    """The ids of the finished steps, in the order in which they finished; without the summary (`…/run_stats`) that
-    every durable run ends with."""
+    """The ids of the finished steps, in the order in which they finished; without the one (`…/run_stats`, `…/spans`)
+    that a durable run ends with."""
     requests: int
     """How often the handler was called from the top."""
     memos: dict[str, Any]
@@ -150,6 +150,6 @@ def _store(run: ReplayedRun[Any], response: StepResponse, targets: list[str | No
         run.memos[step.id] = {"error": {"name": error.name, "message": str(error), "stack": error.stack}}
     else:
         raise UnsupportedStepError(f"step {step.display_name!r} needs a real engine ({step.op.value})")
-    if not step.display_name.endswith(f"/{SUMMARY}"):
+    if not step.display_name.endswith((f"/{SUMMARY}", f"/{SPANS}")):
         run.steps.append(step.display_name)
     return True

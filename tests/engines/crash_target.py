@@ -29,6 +29,7 @@ set_tracing_disabled(True)
 DATABASE = os.environ["CRASH_DB"]
 CRASH_AT = os.environ["CRASH_AT"]
 CHECKPOINT = os.environ.get("CRASH_CHECKPOINT", "1") == "1"
+SPANS = os.environ.get("CRASH_SPANS", "0") == "1"
 
 
 def database() -> sqlite3.Connection:
@@ -146,13 +147,36 @@ def team() -> Agent[None]:
 def build(client: inngest.Inngest) -> list[Any]:
     @client.create_function(fn_id="team", trigger=inngest.TriggerEvent(event="team/run"), retries=20)
     async def run(ctx: inngest.Context) -> dict[str, Any]:
-        options = DurableOptions(checkpoint=CHECKPOINT)
+        options = DurableOptions(checkpoint=CHECKPOINT, otel=spans_to_database() if SPANS else False)
         result = await DurableRunner.run(team(), "pears and figs", step=ctx.step, options=options)
         stats = result.stats.to_dict(durations=False)
         return {"final_output": result.final_output, "stats": stats, "last_agent": result.last_agent.name}
 
     serve_in_forks()
     return [run]
+
+
+def spans_to_database() -> Any:
+    """A tracer provider whose exporter survives the process."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+    class Exporter(SpanExporter):
+        def export(self, spans: Any) -> SpanExportResult:
+            with database() as connection:
+                connection.execute("CREATE TABLE IF NOT EXISTS spans (id TEXT, parent TEXT, trace TEXT, name TEXT)")
+                for span in spans:
+                    ids = (
+                        f"{span.context.span_id:016x}",
+                        f"{span.parent.span_id:016x}",
+                        f"{span.context.trace_id:032x}",
+                    )
+                    connection.execute("INSERT INTO spans VALUES (?, ?, ?, ?)", (*ids, span.name))
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(Exporter()))
+    return provider
 
 
 def serve_in_forks() -> None:

@@ -55,11 +55,18 @@ class Book:
         return sorted(self.query("SELECT item, amount FROM orders"))
 
 
-def run_team(engine: EngineUnderTest, folder: Path, crash_at: str, *, checkpoint: bool = True) -> tuple[Any, Book]:
+def run_team(
+    engine: EngineUnderTest, folder: Path, crash_at: str, *, checkpoint: bool = True, spans: bool = False
+) -> tuple[Any, Book]:
     book = Book(folder / f"{crash_at}-{checkpoint}.db")
     engine.spawn(
         "crash_target.py:build",
-        env={"CRASH_DB": str(book.path), "CRASH_AT": crash_at, "CRASH_CHECKPOINT": str(int(checkpoint))},
+        env={
+            "CRASH_DB": str(book.path),
+            "CRASH_AT": crash_at,
+            "CRASH_CHECKPOINT": str(int(checkpoint)),
+            "CRASH_SPANS": str(int(spans)),
+        },
     )
     outcome = engine.run("team/run", {}, timeout=120)
     assert outcome.status == "Completed", outcome.output
@@ -130,3 +137,23 @@ def test_killed_in_the_middle_of_each_step_without_checkpointing(
     alone = {what: count for what, count in book.executed.items() if what not in TOGETHER}
     assert alone == {what: 1 if what.startswith("order") else 2 for what in ONCE if what not in TOGETHER}
     assert max(book.executed.values()) <= 1 + len(TOGETHER)
+
+
+def test_spans_for_opentelemetry_are_exported_once_however_often_the_worker_was_killed(
+    engine: EngineUnderTest, tmp_path: Path
+) -> None:
+    _, book = run_team(engine, tmp_path, "after-save", spans=True)
+
+    assert len(book.deaths) >= 7
+    spans = book.query("SELECT id, parent, trace, name FROM spans")
+    names = collections.Counter(name for _, _, _, name in spans)
+    tools = sum(what.startswith(("stock", "order")) for what in ONCE)
+    assert sum(count for name, count in names.items() if name.startswith("chat ")) == len(ONCE) - tools
+    assert sum(count for name, count in names.items() if name.startswith("execute_tool ")) == tools
+    assert names["invoke_agent triage"] == names["invoke_agent research"] == 1
+    ids = [span_id for span_id, _, _, _ in spans]
+    assert len(set(ids)) == len(ids)
+    # All hang together below one span of the engine's, in its trace of the run.
+    assert len({trace for _, _, trace, _ in spans}) == 1
+    outside = {(parent, name) for _, parent, _, name in spans if parent not in ids}
+    assert [name for _, name in outside] == ["invoke_agent triage"]

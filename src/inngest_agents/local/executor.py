@@ -216,6 +216,7 @@ class Executor:
             "x-inngest-job-id": str(job.id),
             "x-request-id": request.id,
             "x-run-id": job.run_id,
+            "traceparent": protocol.traceparent(job.run_id, request.id),
         }
         target = job.step_id if job.kind is JobKind.CALL else None
         response: AppResponse | AppError

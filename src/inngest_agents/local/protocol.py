@@ -197,6 +197,12 @@ def new_ulid(now_ns: int | None = None, entropy: bytes | None = None) -> str:
     return "".join(_CROCKFORD[(value >> shift) & 31] for shift in range(125, -1, -5))
 
 
+def traceparent(run_id: str, request_id: str) -> str:
+    """The W3C header of a request: one trace for a run, in which each request is a span."""
+    trace, span = (hashlib.sha256(part.encode()).hexdigest() for part in (run_id, request_id))
+    return f"00-{trace[:32]}-{span[:16]}-01"
+
+
 def call_request(state: RunState, job: Job, request_id: str, *, max_request: int = MAX_REQUEST) -> bytes:
     """The body of a Call Request. Events and memos go in as the text they are stored as.
 

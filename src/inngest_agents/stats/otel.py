@@ -1,21 +1,21 @@
 """OpenTelemetry spans of a run, by the semantic conventions for generative AI, made from its records.
 
-Spans are made once, from the records of the finished run (or of the part that is done), not while it goes: a durable
-run is replayed, and spans that are opened on the way would be sent again with every replay. Their ids are derived
-from the run's and the step's id, so that a second export (of a retried request, say) sends the same spans and not new
-ones.
+Spans are made once, from the records of the finished run, in its last step (see `inngest_agents.summary`) and not
+while it goes: a durable run is replayed, and spans that are opened on the way would be sent again with every replay.
+Their ids are derived from the run's and the step's id, so that even a process that dies in that last step sends the
+same spans again and not new ones.
 
-The names are those of the conventions, version 1.37 ("gen_ai.*"; operations "invoke_agent", "chat",
-"execute_tool"); what they have no name for is under "inngest_agents.*". Needs the extra `otel`; `export_spans` does
-nothing where OpenTelemetry is not installed.
+The names are those of the conventions ("gen_ai.*"; operations "invoke_agent", "chat", "execute_tool"); what they have
+no name for is under "inngest_agents.*". Needs the extra `otel`; `export_spans` does nothing where
+OpenTelemetry is not installed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents.stats.breakdown import Breakdown
@@ -55,6 +55,24 @@ class SpanRun:
     conversation_id: str = ""
     error: str = ""
     """The type of the error with which the run failed."""
+    engine_run_id: str = ""
+    """The engine's id of the run, where `run_id` says more than that (which of its durable runs)."""
+    engine_attributes: Mapping[str, str] = field(default_factory=dict)
+    """What Inngest's own endpoint for spans wants to find in each, so that the dashboard can show them."""
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What every span says of the run."""
+        return {"inngest.run.id": self.engine_run_id or self.run_id, **self.engine_attributes}
+
+
+def global_provider() -> TracerProvider | None:
+    """The tracer provider that the process has set up; None if it is none of the SDK, which alone takes spans."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    provider = trace.get_tracer_provider()
+    return provider if isinstance(provider, TracerProvider) else None
 
 
 def export_spans(records: Iterable[StepRecord], run: SpanRun, tracer_provider: TracerProvider | None = None) -> int:
@@ -70,12 +88,10 @@ def export_spans(records: Iterable[StepRecord], run: SpanRun, tracer_provider: T
         trace is not sampled.
     """
     try:
-        from opentelemetry import trace
-        from opentelemetry.sdk.trace import TracerProvider
+        provider = global_provider() if tracer_provider is None else tracer_provider
     except ImportError:
         return 0
-    provider = trace.get_tracer_provider() if tracer_provider is None else tracer_provider
-    if not isinstance(provider, TracerProvider):
+    if provider is None:
         return 0
     spans = build_spans(records, run, provider)
     for span in spans:
@@ -91,9 +107,10 @@ def build_spans(records: Iterable[StepRecord], run: SpanRun, provider: TracerPro
     """
     ordered = sorted(records, key=lambda record: (record.order, record.step_id))
     parent = _parent(run.traceparent)
-    if not ordered or (parent is not None and not parent.trace_flags.sampled):
+    trace_id = parent.trace_id if parent else _number(16, "trace", run.engine_run_id or run.run_id)
+    if not ordered or not _is_sampled(provider, parent, trace_id):
         return []
-    maker = _Maker(run, provider, parent)
+    maker = _Maker(run, provider, parent, trace_id)
     groups: dict[tuple[str, ...], list[StepRecord]] = {(): ordered}
     for record in ordered:
         for depth in range(2, len(record.path) + 1):
@@ -106,10 +123,10 @@ def build_spans(records: Iterable[StepRecord], run: SpanRun, provider: TracerPro
 
 
 class _Maker:
-    def __init__(self, run: SpanRun, provider: TracerProvider, parent: SpanContext | None) -> None:
+    def __init__(self, run: SpanRun, provider: TracerProvider, parent: SpanContext | None, trace_id: int) -> None:
         self.spans: list[ReadableSpan] = []
         self._run, self._provider, self._parent = run, provider, parent
-        self._trace_id = parent.trace_id if parent else _number(16, "trace", run.run_id)
+        self._trace_id = trace_id
         self._agents: dict[tuple[str, ...], SpanContext] = {}
 
     def agent(self, path: tuple[str, ...], records: Sequence[StepRecord]) -> None:
@@ -121,7 +138,7 @@ class _Maker:
             "gen_ai.operation.name": "invoke_agent",
             "gen_ai.agent.name": name,
             "gen_ai.conversation.id": self._run.conversation_id,
-            "inngest.run.id": self._run.run_id,
+            "gen_ai.provider.name": next(filter(None, map(_provider_of, records)), ""),
             "error.type": self._run.error if not path else "",
             **_usage(stats.total),
         }
@@ -143,7 +160,6 @@ class _Maker:
             total.add_usage(usage)
         attributes: dict[str, Any] = {
             "gen_ai.agent.name": record.agent,
-            "inngest.run.id": self._run.run_id,
             "inngest_agents.step.id": record.step_id,
             "inngest_agents.step.kind": record.kind,
             "inngest_agents.step.attempts": record.attempts,
@@ -181,7 +197,7 @@ class _Maker:
         }
         if usage is not None:
             attributes |= {
-                "gen_ai.provider.name": _PROVIDERS.get(usage.provider, usage.provider),
+                "gen_ai.provider.name": _provider_of(record),
                 "gen_ai.response.model": usage.model,
                 "inngest_agents.usage.estimated": usage.estimated,
             }
@@ -213,6 +229,7 @@ class _Maker:
             trace_flags=TraceFlags(TraceFlags.SAMPLED),
         )
         failed = bool(attributes.get("error.type"))
+        attributes = self._run.attributes | attributes
         span = ReadableSpan(
             name=name,
             context=context,
@@ -240,6 +257,21 @@ def _usage(total: Breakdown) -> dict[str, Any]:
         "inngest_agents.usage.cost_usd": cost,
         "inngest_agents.usage.cost_complete": total.cost_complete if cost is not None else None,
     }
+
+
+def _provider_of(record: StepRecord) -> str:
+    provider = record.usage.provider if record.usage else ""
+    return _PROVIDERS.get(provider, provider)
+
+
+def _is_sampled(provider: TracerProvider, parent: SpanContext | None, trace_id: int) -> bool:
+    """What the provider's sampler says: by default what whoever started the trace has decided."""
+    from opentelemetry.sdk.trace.sampling import Decision
+    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+    above = set_span_in_context(NonRecordingSpan(parent)) if parent is not None else None
+    decision = provider.sampler.should_sample(above, trace_id, "invoke_agent").decision
+    return decision is Decision.RECORD_AND_SAMPLE
 
 
 def _number(size: int, *parts: str) -> int:
