@@ -199,6 +199,12 @@ class Journal:
         self._finished = list(records)
         return records
 
+    def take_records(self) -> list[StepRecord]:
+        """The same, and forget them: what comes next is of another plain run (see `inngest_agents.steps`)."""
+        records = self.records()
+        self._finished.clear()
+        return records
+
     async def step(self, request: StepRequest) -> dict[str, Any]:
         """The stored JSON object of a step: from its memo, or by running it.
 

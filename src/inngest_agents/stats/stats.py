@@ -218,8 +218,9 @@ class RunStats:
             self._note_unpriced(usage, price.reason if price else "no price was looked up")
 
     def _sums(self, record: StepRecord, agent: str) -> list[Breakdown]:
-        # Without a path, a step is one of the run itself, whose name its id begins with.
-        path = "/".join(record.path) or record.step_id.rpartition("/")[0] or agent
+        # Without a path, a step is one of the run itself, whose name its id begins with (but for steps à la carte).
+        run = record.step_id.rpartition("/")[0] or self.starting_agent or record.agent
+        path = "/".join(record.path) or run
         sums = [self.by_path.setdefault(path, Breakdown())]
         if agent:
             sums.append(self.by_agent.setdefault(agent, Breakdown()))
