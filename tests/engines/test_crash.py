@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def test_killed_after_each_save_nothing_that_was_saved_runs_again(
 ) -> None:
     result, book = run_team(engine, tmp_path, "after-save")
 
-    assert result == unbroken
+    assert json.dumps(result) == json.dumps(unbroken), "byte for byte"
     assert len(book.deaths) >= 7
     assert book.orders == [("fig", 2), ("pear", 4)]
     # A step that was running when the process died runs again: a parallel branch of what was saved, or the model call
@@ -108,7 +109,7 @@ def test_killed_before_each_save_only_the_unsaved_steps_run_again(
 ) -> None:
     result, book = run_team(engine, tmp_path, "before-save")
 
-    assert result == unbroken
+    assert json.dumps(result) == json.dumps(unbroken), "byte for byte"
     assert len(book.deaths) >= 7
     assert book.executed.keys() == ONCE.keys()
     # Each step can be lost before its own save, and once more where it lingered with the step after it.
@@ -120,7 +121,7 @@ def test_killed_in_the_middle_of_each_step_the_run_ends_the_same(
 ) -> None:
     result, book = run_team(engine, tmp_path, "inside-step")
 
-    assert result == unbroken
+    assert json.dumps(result) == json.dumps(unbroken), "byte for byte"
     assert sorted(book.deaths) == sorted(ONCE)
     assert book.orders == [("fig", 2), ("pear", 4)], "an order that died before its side effect happens once"
 
@@ -130,7 +131,7 @@ def test_killed_in_the_middle_of_each_step_without_checkpointing(
 ) -> None:
     result, book = run_team(engine, tmp_path, "inside-step", checkpoint=False)
 
-    assert result == unbroken
+    assert json.dumps(result) == json.dumps(unbroken), "byte for byte"
     assert sorted(book.deaths) == sorted(ONCE)
     assert book.orders == [("fig", 2), ("pear", 4)]
     # One request is one step, so only steps that ran at the same time in the same process are lost with another.
