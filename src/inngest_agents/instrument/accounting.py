@@ -11,7 +11,7 @@ import contextvars
 import dataclasses
 import functools
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agents import ModelResponse
 from agents.models.interface import Model
@@ -107,14 +107,34 @@ class collecting:  # noqa: N801  a context manager that reads like a function
         _answer.reset(self._token)
 
 
+# Where OpenAI's client is pointed at others, whose models have prices and names of their own.
+_HOSTS: Final = {
+    "api.openai.com": "openai",
+    "openai.azure.com": "azure",
+    "api.anthropic.com": "anthropic",
+    "api.cerebras.ai": "cerebras",
+    "api.deepseek.com": "deepseek",
+    "api.fireworks.ai": "fireworks_ai",
+    "api.groq.com": "groq",
+    "api.mistral.ai": "mistral",
+    "api.moonshot.ai": "moonshot",
+    "api.perplexity.ai": "perplexity",
+    "api.together.xyz": "together_ai",
+    "api.x.ai": "xai",
+    "dashscope-intl.aliyuncs.com": "dashscope",
+    "generativelanguage.googleapis.com": "gemini",
+    "openrouter.ai": "openrouter",
+}
+
+
 def provider_of(model: Model) -> str:
     """The provider of a model, as LiteLLM names it; "" where its class does not tell."""
     client = getattr(model, "_client", None)
     client_name = type(client).__name__
     if "Azure" in client_name:
         return "azure"
-    base_url = str(getattr(client, "base_url", ""))
-    return "openai" if "api.openai.com" in base_url else ""
+    host = str(getattr(getattr(client, "base_url", None), "host", ""))
+    return next((name for known, name in _HOSTS.items() if host == known or host.endswith(f".{known}")), "")
 
 
 async def account(

@@ -45,7 +45,7 @@ class Breakdown:
     priced: int = 0
     """Usages with a known price."""
     unpriced: int = 0
-    """Usages with tokens but without a known price."""
+    """Usages with tokens but without a known price, or with one that leaves something out."""
     cost: Decimal = field(default_factory=Decimal)
     """US dollars of all usages with a known price."""
     seconds: float = 0.0
@@ -91,7 +91,7 @@ class Breakdown:
         if amount is not None:
             self.priced += 1
             self.cost = EXACT.add(self.cost, amount)
-        elif usage.has_tokens or usage.requests:
+        if (amount is None and (usage.has_tokens or usage.requests)) or (usage.price and usage.price.is_partial):
             self.unpriced += 1
 
     def add(self, other: Breakdown) -> None:

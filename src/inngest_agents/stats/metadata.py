@@ -67,7 +67,7 @@ def _dollars(usages: Iterable[UsageRecord]) -> float | None:
     total = EXACT.create_decimal(0)
     for usage in usages:
         amount = usage.price.amount if usage.price else None
-        if amount is None:
+        if amount is None or (usage.price and usage.price.is_partial):
             return None
         total = EXACT.add(total, amount)
     return float(decimal_text(total))

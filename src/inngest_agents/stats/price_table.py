@@ -94,7 +94,9 @@ class PriceTable:
         prefix, name = self.split(model)
         provider = provider or prefix
         for variant, exact in variants(name):
-            for key in dict.fromkeys((f"{provider}/{variant}", variant, f"{prefix}/{variant}")):
+            # A gateway ("openrouter") answers with the name that the model has where it comes from ("anthropic/…").
+            whole = f"{prefix}/{variant}"
+            for key in dict.fromkeys((f"{provider}/{whole}", f"{provider}/{variant}", variant, whole)):
                 found = key if key in self._entries else self._lower.get(key.lower())
                 if found is None:
                     continue

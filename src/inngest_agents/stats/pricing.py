@@ -168,7 +168,7 @@ def _apply(usage: UsageRecord, match: Match, source: str, version: str, note: st
     notes = [note] if note else []
     if tariff.missing:
         notes.append(f"no price for {', '.join(tariff.missing)}: counted as free, as LiteLLM does")
-    return Price(decimal_text(total), source, version, match.key, "; ".join(notes))
+    return Price(decimal_text(total), source, version, match.key, "; ".join(notes), bool(tariff.missing))
 
 
 def _routing_fee(usage: UsageRecord, match: Match) -> Decimal:

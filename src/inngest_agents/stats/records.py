@@ -97,7 +97,9 @@ class Price:
     model: str = ""
     """The entry of the table that was used."""
     reason: str = ""
-    """Why `usd` is None; with an amount, what the amount leaves out."""
+    """Why `usd` is None; with an amount, what the reader must know of it."""
+    is_partial: bool = False
+    """Whether `usd` leaves something out, for which there is no price."""
 
     @property
     def amount(self) -> Decimal | None:

@@ -23,6 +23,8 @@ class Reply:
     cut: bool = False
     """Close the connection in the middle of the body."""
     usage: bool = True
+    more_usage: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Further fields of the usage of a chat completion."""
 
 
 @dataclasses.dataclass
@@ -97,6 +99,7 @@ def _body(path: str, reply: Reply) -> dict[str, Any]:
             "total_tokens": 1200,
             "prompt_tokens_details": {"cached_tokens": 600},
             "completion_tokens_details": {"reasoning_tokens": 50},
+            **reply.more_usage,
         }
     return answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import inngest
@@ -21,6 +22,7 @@ from agents.models.interface import Model
 from openai_server import Provider, Reply, provider
 
 from inngest_agents import DurableRunner
+from inngest_agents.instrument.accounting import provider_of
 from inngest_agents.testing import replayed
 
 
@@ -170,3 +172,54 @@ async def test_items_newer_than_the_sdk_come_back_losslessly() -> None:
         "shape": {"deep": [1, None]},
     }
     assert response.response_id == "resp_1"
+
+
+async def test_what_the_sdk_leaves_out_of_the_usage_is_counted_and_priced_all_the_same() -> None:
+    details = {
+        "prompt_tokens_details": {"cached_tokens": 100, "audio_tokens": 40, "cache_creation_tokens": 200},
+        "completion_tokens_details": {"reasoning_tokens": 50, "audio_tokens": 30},
+    }
+    async with provider(Reply(more_usage=details)) as served:
+        stats = (await run(Agent(name="a", model=chat(served)))).result.stats
+    tokens = stats.timeline[0].usage.tokens
+    assert (tokens.audio_input_tokens, tokens.audio_output_tokens, tokens.cache_write_tokens) == (40, 30, 200)
+    assert stats.cache_write_tokens == 200
+    # GPT-4o has no price for these: the sum is marked as one that leaves something out.
+    assert stats.total_cost is not None
+    assert not stats.cost_complete
+    assert "no price for cache writes, audio input" in stats.unpriced[0].reason
+
+
+async def test_an_answer_that_cannot_be_read_was_billed_all_the_same() -> None:
+    async with provider(Reply(call=("add", {}, "c1")), Reply()) as served:
+
+        class Fussy(OpenAIChatCompletionsModel):
+            tries = 0
+
+            async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+                response = await super().get_response(*args, **kwargs)
+                Fussy.tries += 1
+                if Fussy.tries == 1:
+                    raise ConnectionError("the answer is of no use")
+                return response
+
+        fussy = Fussy("gpt-4o", client(served))
+        stats = (await run(Agent(name="a", model=fussy), max_attempts=2)).result.stats
+    assert (stats.total_model_calls, stats.total_tokens) == (1, 2400)
+    assert stats.total_cost == 2 * Decimal("0.00375")
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("https://api.openai.com/v1", "openai"),
+        ("https://openrouter.ai/api/v1", "openrouter"),
+        ("https://acme.openai.azure.com/openai", "azure"),
+        ("https://api.x.ai/v1", "xai"),
+        ("https://not-api.x.ai.example.com/v1", ""),
+        ("http://127.0.0.1:11434/v1", ""),
+    ],
+)
+def test_a_provider_is_known_by_its_address(address: str, name: str) -> None:
+    model = OpenAIChatCompletionsModel("m", openai.AsyncOpenAI(base_url=address, api_key="test"))
+    assert provider_of(model) == name

@@ -178,6 +178,35 @@ def test_a_model_is_found_however_it_is_named(model: str, values: dict[str, str]
     assert found.amount
 
 
+def test_a_model_costs_the_same_under_each_name_that_a_provider_or_adapter_gives_it(litellm: Any) -> None:
+    differ: dict[str, list[str]] = {}
+    for key, entry in litellm.model_cost.items():
+        provider = str(entry.get("litellm_provider", ""))
+        if entry.get("mode") not in {"chat", "responses", "completion"} or provider in {*LOGIN, ""}:
+            continue
+        name = key.removeprefix(f"{provider}/")
+        full = f"{provider}/{name}"
+        usages = {
+            "prefix": usage_of(full, PLAIN),
+            "provider": usage_of(name, PLAIN, provider=provider),
+            "litellm": usage_of(f"litellm/{full}", PLAIN),
+            "any-llm": usage_of(f"any-llm/{full}", PLAIN),
+            "answered": usage_of(name, PLAIN, requested_model=f"litellm/{full}"),
+        }
+        expected = price(usages["prefix"]).amount
+        found = [form for form, usage in usages.items() if price(usage).amount != expected]
+        if found:
+            differ[key] = found
+    # Perplexity resells its own model under a name that has its name in front twice.
+    assert differ.keys() <= {"perplexity/perplexity/sonar"}
+
+
+def test_a_gateway_that_answers_with_the_models_first_name_has_its_own_price() -> None:
+    usage = usage_of("anthropic/claude-3.5-sonnet", PLAIN, requested_model="openrouter/anthropic/claude-3.5-sonnet")
+    found = price(usage)
+    assert (found.model, found.reason) == ("openrouter/anthropic/claude-3.5-sonnet", "")
+
+
 def test_an_unlisted_snapshot_costs_what_its_model_costs_and_says_so() -> None:
     found = price(usage_of("gpt-4o-2031-01-02", PLAIN))
     assert found.amount == price(usage_of("gpt-4o", PLAIN)).amount
