@@ -85,7 +85,7 @@ def assemble(report: RunReport, found: Sequence[FoundStep]) -> RunReport:
         found: its steps, in the order in which they ended.
     """
     steps = [_step(step, place) for place, step in enumerate(found)]
-    known = {step.step_id.rpartition("/")[0] for step in steps if step.record is not None}
+    known = {step.step_id.rpartition("/")[0]: step.path for step in steps if step.record is not None}
     for place, (step, origin) in enumerate(zip(steps, found, strict=True)):
         if step.record is None and origin.error is not None:
             _recognize(step, origin, known, place)
@@ -143,9 +143,17 @@ def _with_duration(attempts: Sequence[Attempt], record: StepRecord) -> Sequence[
     return (*attempts[:-1], replace(attempts[-1], started_at=record.started_at, ended_at=record.ended_at))
 
 
-def _recognize(step: ReportStep, found: FoundStep, known: set[str], place: int) -> None:
-    """A durable step that failed for good has an error and no memo: its id alone tells that it is one."""
-    if step.step_id.rpartition("/")[0] not in known:
+def _recognize(step: ReportStep, found: FoundStep, known: Mapping[str, tuple[str, ...]], place: int) -> None:
+    """A durable step that failed for good has an error and no memo: its id tells that it is one, as those beside it do.
+
+    Args:
+        step: what it becomes.
+        found: as the engine knows it.
+        known: the paths of the steps that have memos, by the beginnings of their ids.
+        place: among all steps.
+    """
+    path = known.get(step.step_id.rpartition("/")[0])
+    if path is None:
         return
     error = found.error or {}
     record = failed_step(step.step_id, str(error.get("name") or ""), str(error.get("message") or ""))
@@ -155,8 +163,8 @@ def _recognize(step: ReportStep, found: FoundStep, known: set[str], place: int) 
         last = step.attempts[-1]
         took = max(0.0, last.ended_at - last.started_at)
         record = replace(record, started_at=last.started_at, duration=took, attempts=len(step.attempts))
-    step.record = replace(record, order=place)
-    step.title, step.kind, step.path = step.step_id.rpartition("/")[2], record.kind, record.path
+    step.record = replace(record, order=place, path=path)
+    step.title, step.kind, step.path = step.step_id.rpartition("/")[2], record.kind, path
 
 
 def _statistics(steps: Sequence[ReportStep], found: Sequence[FoundStep]) -> RunStats:

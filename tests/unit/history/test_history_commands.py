@@ -21,12 +21,13 @@ from typer.testing import CliRunner
 from inngest_agents.cli import app
 from inngest_agents.history.costs import parse_dimensions, parse_moment
 from inngest_agents.history.embedded import EmbeddedRuns
-from inngest_agents.history.source import is_durable
+from inngest_agents.history.source import FoundStep, assemble, is_durable
 from inngest_agents.local.models import RunStatus, StepAttempt, StepRecord, StepStatus
 from inngest_agents.local.store import Store
 from inngest_agents.stats import records
 from inngest_agents.stats.html import page
 from inngest_agents.stats.memo import pack
+from inngest_agents.stats.report import RunReport
 
 HOSTILE = "</pre></details></style><script>document.title='pwned'</script><img src=x onerror=alert(1)>"
 DAY = 86_400
@@ -382,6 +383,25 @@ def test_all_pages_of_a_server_are_summed(serve: Callable[[Answers], str]) -> No
     assert done.exit_code == 0, done.output
     assert [(row["function"], row["runs"], row["cost_usd"]) for row in table(done.stdout)] == [("a-f", "2", "0.5")]
     assert "left out: 1 run" in done.stderr
+
+
+def test_a_failed_step_of_a_nested_agent_lies_where_those_beside_it_do() -> None:
+    where = ("shop", "1.1 research", "researcher", "1.1 read")
+    record = records.StepRecord(
+        kind="model", step_id="shop/1.1 research/1.1 read/1 model reader", agent="reader", path=where
+    )
+    memo = {"v": 2, "output": {}, "record": pack(record, {})}
+    good = FoundStep(record.step_id, "other", "completed", None, (), output=memo)
+    error = {"name": "OSError", "message": "no such page"}
+    bad = FoundStep("shop/1.1 research/1.1 read/1.1 fetch", "other", "failed", None, (), error=error)
+    report = assemble(RunReport(), [good, bad])
+    assert [step.path for step in report.steps] == [where, where]
+    stats = report.statistics()
+    assert {name: (part.tool_calls, part.failures) for name, part in stats.by_tool.items()} == {
+        "research": (1, 0),
+        "read": (1, 0),
+        "fetch": (1, 1),
+    }
 
 
 def test_help_needs_no_library_of_the_commands() -> None:
