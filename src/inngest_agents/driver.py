@@ -64,6 +64,8 @@ class _Asked:
     future: asyncio.Future[dict[str, Any]]
     run: _Run | None
     task: asyncio.Task[None] | None = None
+    is_withdrawn: bool = False
+    """Whether the one who asked has gone."""
     after_replay: bool = False
     """Whether all before it came from memos, so that an earlier request may have begun it."""
 
@@ -282,12 +284,11 @@ class Driver:
             await asyncio.wait((self._end,))
 
     async def _cancel(self, run: _Run) -> None:
-        for asked in [asked for asked in self._asked.values() if asked.run is run]:
-            self._withdraw(asked)
         run.is_cancelled = True
         if run.inner is not None and not run.inner.done():
-            (run.stop or run.inner.cancel)()
-            await asyncio.wait((run.inner,))
+            await _end_task(run.inner, run.stop or run.inner.cancel)
+        for asked in [asked for asked in self._asked.values() if asked.run is run]:
+            await self._withdraw(asked)
 
     def memo(self, request: StepRequest) -> dict[str, Any] | None:
         """The stored JSON object of a finished step; None if it has to be run.
@@ -333,7 +334,7 @@ class Driver:
         try:
             return await asked.future
         except asyncio.CancelledError:
-            self._withdraw(asked)
+            await self._withdraw(asked)
             raise
         finally:
             if warning is not None:
@@ -368,11 +369,12 @@ class Driver:
         elif self._settling is None:
             self._settling = self.loop.create_task(self._settle())
 
-    def _withdraw(self, asked: _Asked) -> None:
+    async def _withdraw(self, asked: _Asked) -> None:
         """The one who asked has gone: a step that has not ended yet is cancelled, as under the plain runner."""
         self._asked.pop(asked.request.hashed_id, None)
-        if asked.task is not None and not asked.task.done():
-            asked.task.cancel()
+        if asked.task is not None and not asked.task.done() and not asked.is_withdrawn:
+            asked.is_withdrawn = True
+            await _end_task(asked.task, asked.task.cancel)
 
     async def _settle(self) -> None:
         """Wait until the loop asks for nothing more, then start, run or plan what it has asked for."""
@@ -621,6 +623,24 @@ def _warn_undriven(step_id: str) -> None:
         "result.stream_events(): … or: await result.wait()",
         step_id,
     )
+
+
+async def _end_task(task: asyncio.Task[Any], cancel: Callable[[], object]) -> None:
+    """Cancel a task and wait until it has ended: its code may have something to finish first (a transaction, say).
+
+    Raises:
+        CancelledError: the caller was cancelled meanwhile, and with it the task once more.
+    """
+    is_told_again = False
+    cancel()
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            is_told_again = True
+            cancel()
+    if is_told_again:
+        raise asyncio.CancelledError
 
 
 async def _as_coroutine(main: Callable[[], Awaitable[T]]) -> T:

@@ -248,6 +248,7 @@ class DurableRunner(Runner):
                 return result
 
         before = Rewind.of(input, kwargs.get("context"))
+        failure: Exception | None = None
         try:
             result = await driver.drive(main)
         except BaseException as error:
@@ -257,10 +258,11 @@ class DurableRunner(Runner):
                 journal.finish()
             if not isinstance(error, Exception) or not is_lasting(error):
                 raise
-            durable = non_retriable(error)
-            if durable is error:
-                raise
-            raise durable from error.__cause__
+            failure = error
+        if failure is not None:
+            # The steps that led here are memoized: the next try would come to the same end. Raised outside of the
+            # handler, where Python would make `error` the context of its own twin.
+            raise non_retriable(failure)
         journal.finish()
         diverged = divergence.unused(journal)
         if diverged is not None:

@@ -7,12 +7,15 @@ from typing import Any
 
 import inngest
 import pytest
-from agents import MaxTurnsExceeded
+from agents import Agent, MaxTurnsExceeded, Runner
 from agents.exceptions import ModelBehaviorError
+from agents.testing import ScriptedModel
 from pydantic import TypeAdapter, ValidationError
 
+from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import MemoError, step_error
 from inngest_agents.errors import is_memoized, message_of, non_retriable, qualified_name, rebuild
+from inngest_agents.testing import replayed
 
 
 class PaymentError(Exception):
@@ -123,3 +126,18 @@ def test_a_cancellation_by_the_users_code_comes_back() -> None:
     assert isinstance(error, asyncio.CancelledError)
     assert error.args == ("enough",)
     assert is_memoized(error)
+
+
+async def test_the_error_of_a_handler_keeps_what_it_was_raised_in() -> None:
+    def fail(_: Any) -> Any:
+        raise RuntimeError("no fallback")
+
+    agent = Agent(name="a", model=ScriptedModel([]))
+    with pytest.raises(RuntimeError, match="no fallback") as plain:
+        await Runner.run(agent, "hi", max_turns=0, error_handlers={"max_turns": fail})
+    with pytest.raises(RuntimeError, match="no fallback") as durable:
+        await replayed(
+            lambda step: DurableRunner.run(agent, "hi", max_turns=0, error_handlers={"max_turns": fail}, step=step)
+        )
+    assert type(durable.value.__context__) is type(plain.value.__context__)
+    assert durable.value.__cause__ is plain.value.__cause__ is None

@@ -7,12 +7,14 @@ plain run inside a step is left alone; what its model calls use is noted for the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from agents import HandoffOutputItem, RunState
 
 from inngest_agents._agents_sdk import around
+from inngest_agents.errors import is_memoized
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
 from inngest_agents.journal import Journal, current_journal, inside_scope
@@ -43,8 +45,9 @@ async def _with_session(
     kwargs["session"] = durable_session(journal, session, is_resumed=isinstance(input, RunState))
     try:
         result = await original(self, starting_agent, input, **kwargs)
-    except Exception:
-        await finish_session(journal, session)
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, Exception) or is_memoized(error):  # the user's own code may raise a CancelledError
+            await finish_session(journal, session)
         raise
     await finish_session(journal, session)
     return result

@@ -6,7 +6,9 @@ session) ends, is interrupted or fails, and is then written in one step, by the 
 the plain Runner. Before anything else is asked of the session, it is written first, so nobody who asks through the run
 sees a history that is behind. With `DurableOptions(session_writes="turn")` each addition is a step at once, for tools
 that read the session by themselves in mid-run. So it is in a run that goes on from a `RunState`: there the SDK notes in
-the state what a failed write has left undone, so it must learn of the failure where it asked for the write.
+the state what a failed write has left undone, so it must learn of the failure where it asked for the write. And so are
+the last additions of a run, with all before them: what the SDK does on a failure there (it redacts errors and notes the
+run's data) belongs to the failed write.
 
 Each addition has an id (its run's path and a number). The step of a write stores the ids that it wrote; so on a replay
 they are known as written, even if concurrent nested runs come in another order.
@@ -21,6 +23,7 @@ each turn; those decisions are kept and carried out in order in that step.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import dataclasses
 import functools
@@ -110,7 +113,7 @@ class _Store:
             self._note_written(addition.items)
             return
         self.pending.append(addition)
-        if self.writes_at_once or self.journal.options.session_writes == "turn":
+        if self.writes_at_once or _at_end.get() or self.journal.options.session_writes == "turn":
             await self.flush()
 
     async def other(self, method: str, *args: Any, **kwargs: Any) -> Any:
@@ -135,6 +138,11 @@ class _Store:
             if at_end:  # the run's own count means nothing to a compaction by the user
                 sdk.forget_compaction_generation(self._compaction_wrapper)
 
+    async def compact(self) -> None:
+        """Carry out what the SDK has decided on compaction so far."""
+        async with self._lock:
+            await self._flush(at_end=True)
+
     async def _flush(self, *, at_end: bool = False) -> None:
         while self.pending:
             await self._write()
@@ -153,7 +161,11 @@ class _Store:
                     await self._append(missing, addition.kwargs)
             return [addition.id for addition in batch]
 
-        written = await self._step("session write", call, batch[0].kwargs)
+        try:
+            written = await self._step("session write", call, batch[0].kwargs)
+        except (Exception, asyncio.CancelledError):
+            self.pending = [addition for addition in self.pending if addition not in batch]  # it is not tried again
+            raise
         self._written.update(written)
         done = [addition for addition in self.pending if addition.id in self._written]
         self.pending = [addition for addition in self.pending if addition.id not in self._written]
@@ -257,6 +269,9 @@ class _Store:
         return 0
 
 
+_at_end: contextvars.ContextVar[bool] = contextvars.ContextVar("inngest_agents_session_end", default=False)
+"""Whether the SDK saves the last items of a run."""
+
 _stores: weakref.WeakKeyDictionary[Journal, dict[int, _Store]] = weakref.WeakKeyDictionary()
 
 
@@ -316,6 +331,17 @@ async def _compact_after_write(
         original, store.session, has_local_tool_outputs=has_local_tool_outputs, wrapper=wrapper, **kwargs
     )
     store.add_compaction(decide, wrapper, now=not has_local_tool_outputs)
+    if store.writes_at_once:
+        await store.compact()
+
+
+@sdk.around("agents.run_internal.agent_runner_helpers", "save_final_turn_items_after_guardrails", ("session", "items"))
+async def _save_at_end(original: Callable[..., Any], **kwargs: Any) -> Any:
+    token = _at_end.set(True)
+    try:
+        return await original(**kwargs)
+    finally:
+        _at_end.reset(token)
 
 
 _STORE: Final = "__durable_store__"

@@ -26,6 +26,7 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseOut
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import sinks
 from inngest_agents.codec import as_written, decode_usage, encode_item, encode_usage
+from inngest_agents.errors import is_memoized
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
@@ -209,8 +210,9 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
             kwargs["session"] = durable_session(journal, session, is_resumed=resumed)
         try:
             returned = await original(*args, **kwargs)
-        except Exception:
-            await finish_session(journal, session)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, Exception) or is_memoized(error):  # the user's own code may raise a CancelledError
+                await finish_session(journal, session)
             raise
         await finish_session(journal, session)
         journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)

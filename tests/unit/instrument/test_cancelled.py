@@ -50,3 +50,32 @@ async def test_a_cancelled_guardrail_ends_the_run_as_under_runner() -> None:
         await Runner.run(agent(), "hi")
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(replayed(lambda step: DurableRunner.run(agent(), "hi", step=step)), 5)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_cancelled_run_ends_after_what_its_step_has_to_finish(durable: bool) -> None:
+    started, told = asyncio.Event(), list[str]()
+
+    class Slow(ScriptedModel):
+        async def get_response(self, *_: Any, **__: Any) -> Any:
+            started.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await asyncio.sleep(0.02)
+                told.append("disconnected")
+                raise
+
+    async def run() -> None:
+        agent = Agent(name="a", model=Slow([]))
+        if durable:
+            await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+        else:
+            await Runner.run(agent, "hi")
+
+    running = asyncio.ensure_future(run())
+    await started.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert told == ["disconnected"]

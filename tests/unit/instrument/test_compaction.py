@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 from agents import Agent, OpenAIResponsesCompactionSession, Runner, RunState, SQLiteSession, function_tool
-from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
@@ -55,3 +55,39 @@ async def test_a_history_that_the_run_did_not_read_is_not_compacted(tmp_path: Pa
     assert [item.get("type") for item in await session.get_items()][1:3] == ["function_call", "function_call_output"]
     await run("again")
     assert client.calls == 1
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_resumed_run_decides_on_the_compaction_of_its_old_turn_before_it_asks_the_model(
+    tmp_path: Path, durable: bool
+) -> None:
+    told: list[str] = []
+
+    @function_tool(needs_approval=True)
+    def lookup() -> str:
+        return "found"
+
+    def decide(context: dict[str, Any]) -> bool:
+        told.append(f"compact {context['response_id']}?")
+        return False
+
+    def answer(_: Any) -> ModelStep:
+        told.append("model")
+        return ModelStep(output=[assistant_message("done")], response_id="r2")
+
+    session = OpenAIResponsesCompactionSession(
+        "s", SQLiteSession("s", tmp_path / "s.db"), client=cast("Any", Summarizer()), should_trigger_compaction=decide
+    )
+    call = ModelStep(output=[function_call("lookup", {}, call_id="c1")], response_id="r1")
+    agent = Agent(name="a", model=ScriptedModel([call, ModelStep.respond(answer)]), tools=[lookup])
+
+    async def run(given: Any) -> Any:
+        if not durable:
+            return await Runner.run(agent, given, session=session)
+        return (await replayed(lambda step: DurableRunner.run(agent, given, session=session, step=step))).result
+
+    state = (await run("hi")).to_state()
+    state.approve(state.get_interruptions()[0])
+    told.clear()
+    await run(await RunState.from_json(agent, state.to_json()))
+    assert told == ["compact r1?", "model"]

@@ -97,3 +97,42 @@ async def test_a_request_that_ends_in_an_output_guardrail_of_a_resumed_run_lets_
     assert checked == ["clean"]
     kinds = [item.get("type", item.get("role")) for item in await session.get_items()]
     assert kinds == ["user", "function_call", "function_call_output", "message"]
+
+
+class HalfSession(SQLiteSession):
+    """Stores the first half of an addition and then fails, once."""
+
+    is_broken = False
+    additions = 0
+
+    async def add_items(self, items: list[Any]) -> None:
+        self.additions += 1
+        if self.is_broken:
+            self.is_broken = False
+            await super().add_items(items[: len(items) // 2])
+            raise RuntimeError("the disk is full")
+        await super().add_items(items)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_write_that_failed_is_not_tried_again_behind_the_back_of_the_sdk(tmp_path: Path, durable: bool) -> None:
+    @function_tool(needs_approval=True)
+    def delete(path: str) -> str:
+        return f"deleted {path}"
+
+    agent = Agent(
+        name="a", model=ScriptedModel([[function_call("delete", {"path": "/a"}, call_id="c1")]]), tools=[delete]
+    )
+    session = HalfSession("s", tmp_path / "s.db")
+
+    async def run(given: Any) -> Any:
+        if not durable:
+            return await Runner.run(agent, given, session=session)
+        return (await replayed(lambda step: DurableRunner.run(agent, given, session=session, step=step))).result
+
+    state = (await run("clean up")).to_state()
+    state.approve(state.get_interruptions()[0])
+    before, session.is_broken = session.additions, True
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        await run(state)
+    assert session.additions == before + 1

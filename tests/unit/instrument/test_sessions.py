@@ -20,6 +20,7 @@ from agents import (
     SQLiteSession,
     function_tool,
 )
+from agents.exceptions import UserError
 from agents.extensions.memory import AdvancedSQLiteSession, EncryptedSession
 from agents.testing import ScriptedModel, assistant_message, function_call
 
@@ -437,3 +438,27 @@ async def test_compaction_is_one_step_after_the_write(tmp_path: Path) -> None:
     assert await session(tmp_path / "d.db").get_items() == await plain.get_items()
     assert run.result.context_wrapper.usage.total_tokens == expected.context_wrapper.usage.total_tokens == 10
     assert run.result.stats.total_tokens == 10
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_the_last_write_fails_where_the_sdk_asks_for_it_and_the_error_knows_the_run(durable: bool) -> None:
+    class Refusing(ListSession):
+        async def add_items(self, items: list[Any]) -> None:
+            if any(item.get("type") == "message" for item in items):
+                raise UserError("no answers here")
+            await super().add_items(items)
+
+    agent = Agent(name="shop", model=ScriptedModel([[assistant_message("soon")]]))
+    session = Refusing()
+
+    async def run() -> None:
+        if durable:
+            await replayed(lambda step: DurableRunner.run(agent, "hi", session=cast("Any", session), step=step))
+        else:
+            await Runner.run(agent, "hi", session=cast("Any", session))
+
+    with pytest.raises(UserError, match="no answers here") as raised:
+        await run()
+    assert raised.value.run_data is not None
+    assert raised.value.run_data.input == [{"content": "hi", "role": "user"}]
+    assert [item["content"] for item in session.items] == ["hi"]
