@@ -404,6 +404,9 @@ class ServerEngine(EngineUnderTest):
         return [_step_outcome(spans) for spans in members]
 
 
+_SERVERS_OWN = ("inngest.http", "inngest.timing")
+
+
 def _ended(spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of a step's spans those that have ended, or all: the server goes on calling others of them running."""
     return [span for span in spans if span["endedAt"]] or spans
@@ -413,8 +416,9 @@ def _step_outcome(spans: list[dict[str, Any]]) -> StepOutcome:
     first = spans[0]
     statuses = [span["status"] for span in _ended(spans)]
     status = "COMPLETED" if "COMPLETED" in statuses else statuses[0]
-    told = max((span["metadata"] for span in spans), key=len)
-    metadata = [m for m in told if not m["kind"].startswith(("inngest.http", "inngest.timing"))]
+    # Of the spans of a step one has what the app told, and another what the server knows of its requests.
+    told = ([m for m in span["metadata"] if not m["kind"].startswith(_SERVERS_OWN)] for span in spans)
+    metadata = max(told, key=len)
     return StepOutcome(first["stepID"], first["name"], status, metadata)
 
 
