@@ -146,6 +146,12 @@ def is_lasting(error: BaseException) -> bool:
     return isinstance(error, (AgentsException, TypeError)) or type(error) is OpenAIError or is_memoized(error)
 
 
+def ends_a_run(error: BaseException) -> bool:
+    """Whether an error that leaves a run ends it, so that Inngest does not try the function again."""
+    is_final = isinstance(error, inngest.NonRetriableError) or getattr(error, "is_retriable", True) is False
+    return is_final or is_lasting(error)
+
+
 def message_of(error: object) -> str:
     """The text of an error or another object, also where its own `__str__` fails."""
     text = _text(error)

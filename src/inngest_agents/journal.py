@@ -162,8 +162,8 @@ class Journal:
         """What the trace's processors were told; None until the SDK's loop makes a span."""
         self.handoffs = 0
         """Handoffs of all loops that have ended on this pass."""
-        self.last_steps: list[Callable[[], Awaitable[Any]]] = []
-        """What is still to be done when the loop of a streamed run has ended; each asks for a step."""
+        self.last_steps: list[Callable[[Exception | None], Awaitable[Any]]] = []
+        """What is still to be done when the loop of a streamed run has ended, given its error; each asks for a step."""
         self._order = 0
         self.agents: list[str] = []
         """Names of the agents in order of their first turn."""

@@ -94,8 +94,8 @@ class _Drive:
         if diverged is not None:
             raise diverged
 
-    async def take_last_steps(self, result: Any) -> None:
-        """Do what is left when the loop has ended, well or not: close its sandboxes.
+    async def take_last_steps(self, result: Any, error: Exception | None) -> None:
+        """Do what is left when the loop has ended, well or with an error: close its sandboxes.
 
         Raises:
             ResponseInterrupt, SkipInterrupt: Inngest's own.
@@ -104,7 +104,7 @@ class _Drive:
         async def main() -> None:
             with inside_run(self.journal):
                 for take in self.journal.last_steps:
-                    set_sandbox_state(result, await take())
+                    set_sandbox_state(result, await take(error))
 
         if self.journal.last_steps:
             await self.driver.drive(main)
@@ -206,7 +206,7 @@ class DurableRunResultStreaming(RunResultStreaming):
         finally:
             drive.leave()
         await drive.conclude()
-        await drive.take_last_steps(self)
+        await drive.take_last_steps(self, failure)
         if failure is not None:
             await drive.report_failure(failure)
             raise _as_durable(failure)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import inngest
 import pytest
+from agents import RunConfig
+from agents.run_config import SandboxRunConfig
+from agents.sandbox import SandboxAgent
+from agents.sandbox.capabilities import Shell
+from agents.sandbox.sandboxes.unix_local import UnixLocalSandboxClient
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DurableOptions, DurableRunner
 
 if TYPE_CHECKING:
     from .harness import EngineUnderTest
@@ -31,3 +40,47 @@ def test_a_worker_that_is_killed_in_each_command_goes_on_in_the_same_sandbox(
     assert {line for line in lines if line.startswith("model")} == {f"model {n}" for n in range(4)}
     root = Path(next(line for line in lines if line.startswith("create")).partition(" ")[2])
     assert not root.exists()
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_run_that_is_tried_again_after_an_error_goes_on_in_its_sandbox(
+    engine: EngineUnderTest, checkpoint: bool, streamed: bool
+) -> None:
+    failed: list[str] = []
+    roots: list[Path] = []
+
+    class Flaky(Shell):
+        def process_context(self, context: Any) -> Any:
+            if roots and (roots[0] / "notes.txt").exists() and not failed:
+                failed.append("once")
+                raise ConnectionError("the network was away")
+            return context
+
+    class Client(UnixLocalSandboxClient):
+        async def create(self, **kwargs: Any) -> Any:
+            session = await super().create(**kwargs)
+            roots.append(Path(session.state.manifest.root))
+            return session
+
+    commands = ["echo one > notes.txt", "cat notes.txt"]
+    calls: list[Any] = [[function_call("exec_command", {"cmd": cmd}, call_id=cmd)] for cmd in commands]
+    model = ScriptedModel([*calls, [assistant_message("done")]])
+    coder = SandboxAgent(name="coder", model=model, capabilities=[Flaky()])
+
+    @engine.client.create_function(fn_id="flaky", trigger=inngest.TriggerEvent(event="go"), retries=2)
+    async def fn(ctx: inngest.Context) -> Any:
+        options = DurableOptions(checkpoint=checkpoint)
+        config = RunConfig(sandbox=SandboxRunConfig(client=Client()))
+        given = [{"role": "user", "content": "go"}]
+        run: Any = DurableRunner.run_streamed if streamed else DurableRunner.run
+        result = run(coder, given, step=ctx.step, options=options, run_config=config)
+        return (await (result.wait() if streamed else result)).final_output
+
+    engine.serve([fn])
+    outcome = engine.run("go", timeout=90)
+
+    assert (outcome.status, outcome.output, failed) == ("Completed", "done", ["once"])
+    assert "Output:\\none" in str(model.calls[-1].input)
+    assert len(roots) == 1
+    assert not roots[0].exists()

@@ -23,11 +23,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents.errors import SandboxLostError
+from inngest_agents.errors import SandboxLostError, ends_a_run
 from inngest_agents.instrument.dynamic import user_step
 from inngest_agents.instrument.sandbox_session import AttachedLater, DurableSandbox, open_sandboxes
 from inngest_agents.journal import Journal, Scope, current_journal, current_scope, inside_journal, is_in_loop
@@ -50,6 +52,12 @@ class _Sandboxes:
         """Whether the loop ends only in this request of the engine, and goes on in another one."""
         task = asyncio.current_task()
         return self.journal.driver.has_ended or (task is not None and task.cancelling() > 0)
+
+    def is_tried_again(self, error: BaseException | None) -> bool:
+        """Whether the error that a run ends with lets Inngest try again, which takes up the sandboxes then."""
+        engine = self.journal.driver.engine
+        is_last = engine.max_attempts is not None and engine.attempt + 1 >= engine.max_attempts
+        return error is not None and not self.scope.path and not is_last and not ends_a_run(error)
 
     async def close(self, cleanup: Callable[[Any], Awaitable[Any]]) -> Any:
         """Close all in one step.
@@ -201,11 +209,20 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     sandboxes = _of(self)
     if sandboxes is None:
         return await original(self)
-    if sandboxes.is_cut:
+    if sandboxes.is_cut or sandboxes.is_tried_again(sys.exception()):
         sandboxes.release()
         return None
     if is_in_loop():
         return await sandboxes.close(original)
     # The loop of a streamed run has ended; its last steps are made in the frame of whoever consumes it.
-    sandboxes.journal.last_steps.append(lambda: sandboxes.close(original))
+    sandboxes.journal.last_steps.append(functools.partial(_close_at_end, sandboxes, original))
     return None
+
+
+async def _close_at_end(
+    sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitable[Any]], error: Exception | None
+) -> Any:
+    if sandboxes.is_tried_again(error):
+        sandboxes.release()
+        return None
+    return await sandboxes.close(cleanup)
