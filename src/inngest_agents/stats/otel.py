@@ -93,9 +93,14 @@ def export_spans(records: Iterable[StepRecord], run: SpanRun, tracer_provider: T
         return 0
     if provider is None:
         return 0
+    from opentelemetry.sdk.trace import Tracer
+
+    tracer = provider.get_tracer(SCOPE)
+    if not isinstance(tracer, Tracer):
+        return 0  # OTEL_SDK_DISABLED
     spans = build_spans(records, run, provider)
     for span in spans:
-        provider._active_span_processor.on_end(span)  # noqa: SLF001  # spans of the past have no public way in
+        tracer.span_processor.on_end(span)  # `start_span` would give each a new id
     return len(spans)
 
 
