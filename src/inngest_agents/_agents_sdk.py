@@ -155,6 +155,55 @@ def is_agent_tool(function_tool: agents.FunctionTool) -> bool:
     return bool(function_tool._is_agent_tool)
 
 
+def is_mcp_tool(function_tool: agents.FunctionTool) -> bool:
+    """Whether the tool is one of an MCP server."""
+    origin = function_tool._tool_origin
+    return origin is not None and origin.type is agents.ToolOriginType.MCP
+
+
+def mcp_server_name(function_tool: agents.FunctionTool) -> str | None:
+    """The name of the server of an MCP tool."""
+    origin = function_tool._tool_origin
+    return None if origin is None else origin.mcp_server_name
+
+
+_FETCH: Final = "_fetch_response"
+"""The method of the adapters for OpenAI and LiteLLM that gives the provider's own response."""
+name("agents.models.openai_responses", f"OpenAIResponsesModel.{_FETCH}")
+name("agents.models.openai_chatcompletions", f"OpenAIChatCompletionsModel.{_FETCH}")
+
+
+def tap_answers(cls: type, tap: Callable[[Any], None]) -> None:
+    """Have `tap` told each response of a provider that the adapter `cls` gets; once a class, and only where it can be.
+
+    Args:
+        cls: the class of a model.
+        tap: gets the provider's own response object.
+    """
+    original = getattr(cls, _FETCH, None)
+    if original is None or getattr(original, "__durable_watched__", False):
+        return
+
+    @functools.wraps(original)
+    async def fetch(*args: Any, **kwargs: Any) -> Any:
+        fetched = await original(*args, **kwargs)
+        tap(fetched[0] if isinstance(fetched, tuple) else fetched)
+        return fetched
+
+    fetch.__durable_watched__ = True  # type: ignore[attr-defined]
+    setattr(cls, _FETCH, fetch)
+
+
+def provider_client(model: Any) -> Any:
+    """The client of the provider that a model of the SDK has; None where it has none."""
+    return getattr(model, "_client", None)
+
+
+async def clean_up_model(model: Any, owner: object) -> None:
+    """Tell a model that a run has ended, as the SDK does; a model around another one must pass it on."""
+    await model._cleanup_on_run_end(owner)
+
+
 def custom_data(context: Any) -> dict[str, Any] | None:
     """What a tool attached to its output item (`ToolContext._custom_data`, which MCP calls set)."""
     data = getattr(context, "_custom_data", None)

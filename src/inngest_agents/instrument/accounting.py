@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
-import functools
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 from agents import ModelResponse
 from agents.models.interface import Model
 
+from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument.forwarding import ForwardingModel
 from inngest_agents.journal import Journal, StepScope
 from inngest_agents.stats.pricing import with_price
@@ -63,18 +63,7 @@ def watch(model: Model) -> None:
     if cls in _watched:
         return
     _watched.add(cls)
-    original = getattr(cls, "_fetch_response", None)
-    if original is None or getattr(original, "__durable_watched__", False):
-        return
-
-    @functools.wraps(original)
-    async def fetch(*args: Any, **kwargs: Any) -> Any:
-        fetched = await original(*args, **kwargs)
-        note(fetched[0] if isinstance(fetched, tuple) else fetched)
-        return fetched
-
-    fetch.__durable_watched__ = True  # type: ignore[attr-defined]
-    cls._fetch_response = fetch  # type: ignore[attr-defined]
+    sdk.tap_answers(cls, note)
 
 
 def note(provider_answer: Any) -> None:
@@ -129,7 +118,7 @@ _HOSTS: Final = {
 
 def provider_of(model: Model) -> str:
     """The provider of a model, as LiteLLM names it; "" where its class does not tell."""
-    client = getattr(model, "_client", None)
+    client = sdk.provider_client(model)
     client_name = type(client).__name__
     if "Azure" in client_name:
         return "azure"

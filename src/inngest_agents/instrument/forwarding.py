@@ -6,6 +6,8 @@ from typing import Any
 
 from agents.models.interface import Model
 
+from inngest_agents._agents_sdk import clean_up_model
+
 
 class ForwardingModel(Model):
     """Passes on all but the two calls of the model.
@@ -27,7 +29,7 @@ class ForwardingModel(Model):
         return getattr(self._inner, attribute)
 
     async def _cleanup_on_run_end(self, owner: object) -> None:
-        await self._inner._cleanup_on_run_end(owner)  # noqa: SLF001  part of the interface that a wrapper must forward
+        await clean_up_model(self._inner, owner)
 
     async def close(self) -> None:
         """Close the model itself."""

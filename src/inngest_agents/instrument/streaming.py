@@ -88,7 +88,7 @@ def _model_response(response: Response, usage: Usage, raw_usage: dict[str, Any] 
         output=response.output,
         usage=usage,
         response_id=response.id,
-        request_id=getattr(response, "_request_id", None),
+        request_id=getattr(response, "_request_id", None),  # public, for all its name: so says the client's manual
         raw_usage=raw_usage,
     )
 

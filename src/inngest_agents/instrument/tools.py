@@ -151,15 +151,14 @@ async def _awaited(value: Any) -> Any:
 
 
 def _kind(function_tool: Any) -> StepKind:
-    origin = getattr(function_tool, "_tool_origin", None)
-    return "mcp" if origin is not None and getattr(origin.type, "value", "") == "mcp" else "tool"
+    return "mcp" if sdk.is_mcp_tool(function_tool) else "tool"
 
 
 def _show_server(function_tool: Any) -> None:
     """Note the server of an MCP tool on the span of its call, as the call itself does."""
     span = get_current_span()
     if span is not None and isinstance(span.span_data, FunctionSpanData):
-        span.span_data.mcp_data = {"server": function_tool._tool_origin.mcp_server_name}  # noqa: SLF001
+        span.span_data.mcp_data = {"server": sdk.mcp_server_name(function_tool)}
 
 
 def is_final(error: Exception) -> bool:
