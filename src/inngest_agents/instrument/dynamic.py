@@ -5,6 +5,7 @@ Values (strings, booleans, lists of names) and the SDK's own defaults cost no st
 | function of the user | its step | steps |
 |---|---|---|
 | `Agent.instructions`, `Agent.prompt`, `is_enabled` | "3 prepare triage" | one a turn for all of them |
+| `RunConfig.session_input_callback` | "session input" | one a run with a session |
 | `RunConfig.call_model_input_filter` | "3 input filter triage" | one a turn |
 | `Agent.tool_use_behavior` | "2 tool use behavior" | one a turn with tool calls |
 | `needs_approval` | "2.1 needs approval" | one a call; again when resumed |
@@ -111,6 +112,39 @@ async def _filter_model_input(original: Callable[..., Any], *, agent: Any, run_c
         return await user_step(label, call, encode=encode, decode=decode, context=kwargs["context_wrapper"])
 
     return await original(agent=agent, run_config=_with(run_config, call_model_input_filter=filtered), **kwargs)
+
+
+@sdk.around(
+    "agents.run_internal.session_persistence",
+    "prepare_input_with_session",
+    ("input", "session", "session_input_callback"),
+)
+async def _prepare_input(
+    original: Callable[..., Any], input: Any, session: Any, session_input_callback: Any, *args: Any, **kwargs: Any
+) -> Any:
+    if current_journal() is None or session is None or not callable(session_input_callback):
+        return await original(input, session, session_input_callback, *args, **kwargs)
+
+    async def merged(history: list[Any], new: list[Any]) -> Any:
+        items = [*history, *new]
+        before: list[Any] = []
+
+        async def call() -> Any:
+            before.extend(snapshot(items))
+            made = await awaited(session_input_callback(history, new))
+            if not isinstance(made, list):
+                raise UserError("Session input callback must return a list of input items.")
+            return made
+
+        return await user_step(
+            current_scope().repeated("session input"),
+            call,
+            encode=lambda made: encode_inputs(made, items, before),
+            decode=lambda stored: decode_inputs(stored, items),
+            context=kwargs.get("wrapper"),
+        )
+
+    return await original(input, session, merged, *args, **kwargs)
 
 
 def _with(config: Any, **changes: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -462,3 +463,43 @@ async def test_the_last_write_fails_where_the_sdk_asks_for_it_and_the_error_know
     assert raised.value.run_data is not None
     assert raised.value.run_data.input == [{"content": "hi", "role": "user"}]
     assert [item["content"] for item in session.items] == ["hi"]
+
+
+async def test_the_callback_that_merges_the_history_with_the_input_runs_once() -> None:
+    merged: list[int] = []
+
+    def merge(history: list[Any], new: list[Any]) -> list[Any]:
+        merged.append(len(history))
+        return [*history[-1:], {"role": "user", "content": f"merged at {time.perf_counter_ns()}"}, *new]
+
+    def stored() -> list[Any]:
+        return [{"role": "user", "content": "old"}, {"role": "user", "content": "older"}]
+
+    model = ScriptedModel([[assistant_message("soon")]])
+    agent, session = Agent(name="shop", model=model), ListSession(stored())
+    config = RunConfig(session_input_callback=merge)
+    run = await replayed(
+        lambda step: DurableRunner.run(agent, "hi", session=cast("Any", session), run_config=config, step=step)
+    )
+    assert merged == [2]
+    assert "shop/session input" in run.steps
+    asked: Any = model.calls[0].input
+    assert [asked[0]["content"], asked[2]["content"]] == ["older", "hi"]
+    assert [item["content"] for item in session.items[2:4]] == [asked[1]["content"], "hi"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_callback_that_merges_to_no_list_is_refused_as_by_the_sdk(durable: bool) -> None:
+    agent, session = Agent(name="shop", model=ScriptedModel([])), ListSession()
+    config = RunConfig(session_input_callback=lambda history, new: "nonsense")  # type: ignore[arg-type, return-value]
+
+    async def run() -> None:
+        if durable:
+            await replayed(
+                lambda step: DurableRunner.run(agent, "hi", session=cast("Any", session), run_config=config, step=step)
+            )
+        else:
+            await Runner.run(agent, "hi", session=cast("Any", session), run_config=config)
+
+    with pytest.raises(UserError, match="Session input callback must return a list of input items"):
+        await run()
