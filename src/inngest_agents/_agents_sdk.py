@@ -106,6 +106,8 @@ DEFAULT_FAILURE_ATTRIBUTE: Final[str] = name("agents.tool", "_DEFAULT_FAILURE_HA
 failure_text: Final[Any] = name("agents.tool", "maybe_invoke_function_tool_failure_error_function")
 InvocationResult: Final[Any] = name("agents.tool", "_FunctionToolInvocationResult")
 timeout_text: Final[Any] = name("agents.tool", "default_tool_timeout_error_message")
+# util/_error_tracing.py: tells the generation span in a task that it is cancelled for a time-out.
+mark_model_timeout: Final[Any] = name("agents.util._error_tracing", "mark_model_timeout_task")
 
 for _part in INVOKER_PARTS:
     if _part not in FailureHandlingInvoker(None, None).__dict__:

@@ -425,9 +425,9 @@ class _StoredError(_errors.Error):
         return self._stack
 
 
-def step_error(error: BaseException, name: str, message: str) -> Exception:
-    """An error as the SDK reports it for a step, but under `name` and with `message`."""
-    stack = "".join(traceback.format_exception(error))
+def step_error(error: BaseException, name: str, message: str, notes: str = "") -> Exception:
+    """An error as the SDK reports it for a step, but under `name`, with `message`, and with `notes` after its stack."""
+    stack = "".join(traceback.format_exception(error)) + notes
     return _StoredError(name, _writable(message), _writable(stack))
 
 

@@ -29,7 +29,7 @@ import inngest
 
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import MAX_OUTPUT, Checkpointer, SaveOutcome, encoded, output_size
-from inngest_agents.errors import OutputTooLargeError, message_of, qualified_name, rebuild
+from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name, rebuild, stored_span_times
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.resources import Resources
 
@@ -253,6 +253,15 @@ class Driver:
         return self._started_any or (self.engine.attempt == 0 and self.engine.memo_count == 0)
 
     @property
+    def fails_with_news(self) -> bool:
+        """Whether the failure of a run is news: no request that saw it before has left the function going.
+
+        A request for one planned step may come to it, too: where another one has ended in a tripwire, say.
+        """
+        took_another_way = self.engine.target is not None and not self.plan_only and self.engine.memo_count == 0
+        return self.makes_news or took_another_way
+
+    @property
     def asks_for_news(self) -> bool:
         """Whether a step that has no memo is asked for by this request first, so that what led to it is new."""
         if self.engine.target is not None or self._stopping is not None:
@@ -301,6 +310,7 @@ class Driver:
         if memo is None:
             return None
         if memo.error is not None:
+            request.span_times = stored_span_times(memo.error)
             raise rebuild(memo.error)
         value: dict[str, Any] = memo.value
         return value
@@ -560,7 +570,9 @@ class Driver:
                 _response(
                     request,
                     sdk.Opcode.STEP_FAILED if final or last else sdk.Opcode.STEP_ERROR,
-                    error=sdk.step_error(error, qualified_name(error), message_of(error)),
+                    error=sdk.step_error(
+                        error, qualified_name(error), message_of(error), notes_on(error, request.span_times)
+                    ),
                     timing={"a": started, "b": time.perf_counter_ns() - start},
                 ),
             ]

@@ -21,7 +21,9 @@ from __future__ import annotations
 import asyncio
 import builtins
 import functools
+import json
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeVar, cast
 
 import inngest
@@ -37,6 +39,13 @@ E = TypeVar("E", bound=BaseException)
 
 _CANCELLED: Final = "asyncio.exceptions.CancelledError"
 """What is raised inside a step and is no request to stop it: the one error that is no `Exception`."""
+
+_NOTES: Final = "\ninngest-agents: "
+"""What comes after the stack of a stored error: JSON of what its name and message do not tell. The server keeps nothing
+of an error but name, message and stack."""
+
+_MAX_ATTRIBUTES: Final = 8_000
+"""How large, as JSON, the attributes of an error may be to be stored with it."""
 
 
 class UnsupportedError(inngest.NonRetriableError):
@@ -114,7 +123,48 @@ def rebuild(memo: MemoError) -> Exception | asyncio.CancelledError:
         error.message = memo.message  # type: ignore[attr-defined]
     if isinstance(error, AgentsException):
         error.run_data = None  # as its constructor does; the SDK fills it in
+    for name, value in _notes(memo.stack).get("attributes", {}).items():
+        error.__dict__.setdefault(name, value)
     return _memoized(error)
+
+
+def notes_on(error: BaseException, span_times: Mapping[str, str]) -> str:
+    """What is stored after the stack of a step's error: its plain attributes, and when the spans around it began.
+
+    So `except RateLimitError as error: error.code` works on a replay, too. What is not JSON (a response, a client) is
+    left out, and all of it where it is large.
+    """
+    attributes = {
+        name: value for name, value in vars(error).items() if not name.startswith("__durable") and _is_plain(value)
+    }
+    if len(json.dumps(attributes)) > _MAX_ATTRIBUTES:
+        attributes = {}
+    notes = {name: value for name, value in (("attributes", attributes), ("spans", dict(span_times))) if value}
+    return f"{_NOTES}{json.dumps(notes)}" if notes else ""
+
+
+def stored_span_times(memo: MemoError) -> dict[str, str]:
+    """When the spans around a failed step began, by their ids."""
+    times: dict[str, str] = _notes(memo.stack).get("spans", {})
+    return times
+
+
+def _notes(stack: str | None) -> dict[str, Any]:
+    _, separator, text = (stack or "").rpartition(_NOTES)
+    if not separator:
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except ValueError:  # cut off by somebody on the way
+        return {}
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _blank(cls: type[Exception], message: str) -> Exception | None:
@@ -175,7 +225,20 @@ def _find_class(name: str) -> type[Exception] | None:
     found: Any = module
     for part in qualname.split("."):
         found = getattr(found, part, None)
-    return found if isinstance(found, type) and issubclass(found, Exception) else None
+    if isinstance(found, type) and issubclass(found, Exception):
+        return found
+    if "<locals>" not in name:
+        return None
+    # Made inside of a function: no module has it, but it is among the subclasses while it is in use.
+    return next((cls for cls in _subclasses(Exception) if f"{cls.__module__}.{cls.__qualname__}" == name), None)
+
+
+def _subclasses(cls: type[Exception]) -> Iterator[type[Exception]]:
+    """All classes below one, the newest first."""
+    for below in reversed(cls.__subclasses__()):
+        if "__durable_origin__" not in vars(below):
+            yield below
+        yield from _subclasses(below)
 
 
 @functools.lru_cache(maxsize=None)

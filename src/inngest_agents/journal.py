@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -93,6 +93,8 @@ class StepRequest:
     billed: Callable[[StepScope, BaseException], Awaitable[BilledAttempt | None]] | None = None
     """What an attempt that has failed was billed; None if nothing, or if it is not known."""
     context: contextvars.Context | None = None
+    span_times: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """When the spans around the step began, for an error, which has no record: to be stored, or as it was stored."""
     record: StepRecord | None = None
     """The step's record, if it has run on this pass: it need not be read from what was stored then."""
 
@@ -217,6 +219,7 @@ class Journal:
         except (Exception, asyncio.CancelledError):
             if spans is not None:
                 spans.before_step(is_new=False)
+                spans.restore_starts(request.span_times)
             raise
         if memo is not None:
             if spans is not None:
@@ -243,10 +246,10 @@ class Journal:
             self.add_record(request.record)
         return payload
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """The run has ended, with a result or an error; the request goes on."""
         if self.spans is not None:
-            self.spans.finish(is_new=self.driver.makes_news)
+            self.spans.finish(is_new=self.driver.fails_with_news if failed else self.driver.makes_news)
 
     async def fail(self, error: Exception) -> None:
         """End the run with an error that the SDK must not see; comes back only where no loop of the SDK is around."""
@@ -315,7 +318,7 @@ def _store_times(request: StepRequest, spans: SpanLedger) -> None:
     times = spans.times_to_store()
     if not times:
         return
-    run = request.run
+    run, request.span_times = request.run, times
 
     async def run_and_add(scope: StepScope) -> dict[str, Any]:
         memo = await run(scope)

@@ -255,7 +255,7 @@ class DurableRunner(Runner):
             if driver.has_ended and before is not None:
                 before.undo()
             if not driver.has_ended:
-                journal.finish()
+                journal.finish(failed=True)
             if not isinstance(error, Exception) or not is_lasting(error):
                 raise
             failure = error

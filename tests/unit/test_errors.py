@@ -9,12 +9,12 @@ import inngest
 import pytest
 from agents import Agent, MaxTurnsExceeded, Runner
 from agents.exceptions import ModelBehaviorError
-from agents.testing import ScriptedModel
+from agents.testing import ModelStep, ScriptedModel
 from pydantic import TypeAdapter, ValidationError
 
 from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import MemoError, step_error
-from inngest_agents.errors import is_memoized, message_of, non_retriable, qualified_name, rebuild
+from inngest_agents.errors import is_memoized, message_of, non_retriable, notes_on, qualified_name, rebuild
 from inngest_agents.testing import replayed
 
 
@@ -141,3 +141,33 @@ async def test_the_error_of_a_handler_keeps_what_it_was_raised_in() -> None:
         )
     assert type(durable.value.__context__) is type(plain.value.__context__)
     assert durable.value.__cause__ is plain.value.__cause__ is None
+
+
+async def test_the_error_of_a_step_keeps_its_plain_attributes_and_a_type_that_was_made_inside_a_function() -> None:
+    class OutOfStockError(Exception):
+        def __init__(self, sku: str, left: int) -> None:
+            super().__init__(f"{sku}: {left} left")
+            self.sku, self.left, self.where = sku, left, object()
+
+    def refuse(_: Any) -> Any:
+        raise OutOfStockError("mug", 2)
+
+    agent = Agent(name="a", model=ScriptedModel([ModelStep.respond(refuse)]))
+    with pytest.raises(OutOfStockError, match="mug: 2 left") as raised:
+        await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+    assert (raised.value.sku, raised.value.left) == ("mug", 2)
+    assert not hasattr(raised.value, "where")
+
+
+def test_attributes_that_are_large_are_not_stored_with_an_error() -> None:
+    error = ValueError("no")
+    error.page = "x" * 10_000  # type: ignore[attr-defined]
+    assert notes_on(error, {}) == ""
+
+
+def test_an_error_whose_stack_was_cut_off_has_no_attributes() -> None:
+    error = ValueError("no")
+    error.left = 2  # type: ignore[attr-defined]
+    notes = notes_on(error, {})
+    assert vars(rebuild(MemoError("ValueError", "no", f"stack{notes}")))["left"] == 2
+    assert "left" not in vars(rebuild(MemoError("ValueError", "no", f"stack{notes[:-3]}")))

@@ -20,6 +20,7 @@ from agents import ModelResponse
 from agents.exceptions import ModelTimeoutError, UserError
 from agents.models.interface import Model
 
+from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument import accounting, admission
@@ -240,12 +241,23 @@ async def model_timeout(settings: Any) -> AsyncIterator[None]:
         ModelTimeoutError: it does.
     """
     seconds: float | None = getattr(settings, "timeout", None)
+    if seconds is None:
+        yield
+        return
     try:
         async with asyncio.timeout(seconds) as limit:
-            yield
-    except TimeoutError as error:
-        if seconds is not None and limit.expired():
-            raise ModelTimeoutError(seconds) from error
+            loop, when = asyncio.get_running_loop(), limit.when()
+            assert when is not None
+            # The model's span looks at this mark when it is cancelled, so it is made right before.
+            error = ModelTimeoutError(seconds)
+            marking = loop.call_at(when - 1e-6, sdk.mark_model_timeout, asyncio.current_task(), error)
+            try:
+                yield
+            finally:
+                marking.cancel()
+    except TimeoutError as expired:
+        if limit.expired():
+            raise ModelTimeoutError(seconds) from expired
         raise
 
 

@@ -201,17 +201,25 @@ class SpanLedger:
         if not times:
             return
         began = _began(memo)
-        for node in _upwards(self._current()):
-            if not isinstance(node.subject, Span):
-                continue
-            span_id = node.subject.span_id
+
+        def start_of(span_id: str) -> str | None:
             started = times.get(_short(span_id), times.get(span_id))
-            if started is None:
-                continue
-            node.is_timed = True
-            # Version 1 of the stored form had the text itself, under the whole id.
-            text = started if isinstance(started, str) else (began + started * _MICROSECOND).isoformat()
-            sdk.set_started_at(node.subject, text)
+            if started is None or isinstance(started, str):
+                return started  # version 1 of the stored form had the text itself, under the whole id
+            return (began + started * _MICROSECOND).isoformat()
+
+        self._restore(start_of)
+
+    def restore_starts(self, times: Mapping[str, str]) -> None:
+        """The same for a step that has failed: its error has them as text, under the whole ids."""
+        if times:
+            self._restore(times.get)
+
+    def _restore(self, start_of: Callable[[str], str | None]) -> None:
+        for node in _upwards(self._current()):
+            if isinstance(node.subject, Span) and (started := start_of(node.subject.span_id)) is not None:
+                node.is_timed = True
+                sdk.set_started_at(node.subject, started)
 
     def _take(self, node: _Node, heir: _Node, told: list[_Node]) -> None:
         """Take out a span that has ended, with all below it; what has not ended yet passes on to `heir`."""

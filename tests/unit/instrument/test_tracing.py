@@ -12,7 +12,9 @@ from agents import (
     Agent,
     GuardrailFunctionOutput,
     InputGuardrail,
+    InputGuardrailTripwireTriggered,
     MaxTurnsExceeded,
+    ModelSettings,
     OutputGuardrail,
     RunConfig,
     Runner,
@@ -20,6 +22,7 @@ from agents import (
     function_tool,
     set_trace_processors,
 )
+from agents.exceptions import ModelTimeoutError
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import Span, Trace, TracingProcessor
 from agents.tracing.provider import DefaultTraceProvider
@@ -228,3 +231,52 @@ async def test_disabled_tracing_stays_disabled_and_stores_nothing(recorder: Reco
     outcome = await replayed(lambda step: DurableRunner.run(agent, "x", step=step, run_config=config))
     assert recorder.told == []
     assert all("spans" not in memo["data"] for memo in outcome.memos.values())
+
+
+async def test_the_spans_around_a_step_that_failed_began_before_those_inside_it(recorder: Recorder) -> None:
+    agent = Agent(name="a", model=ScriptedModel([ValueError("no")], emit_traces=True))
+    with pytest.raises(ValueError, match="no"):
+        await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+    spans = recorder.spans.values()
+    [generation] = [span for span in spans if span["span_data"]["type"] == "generation"]
+    assert all(span["started_at"] <= generation["started_at"] for span in spans)
+
+
+async def test_the_spans_of_a_run_are_closed_that_a_guardrail_ends_in_a_request_for_another_step(
+    recorder: Recorder,
+) -> None:
+    def check(*_: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    agent = Agent(
+        name="a", model=ScriptedModel([[assistant_message("hi")]]), input_guardrails=[InputGuardrail(check, name="c")]
+    )
+    with pytest.raises(InputGuardrailTripwireTriggered):
+        await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+    started = [key for what, key in recorder.told if what == "start"]
+    ended = [key for what, key in recorder.told if what == "end"]
+    assert sorted(ended) == sorted(started)
+    assert {span["span_data"]["type"] for span in recorder.spans.values()} >= {"agent", "guardrail"}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_the_span_of_a_model_call_that_took_too_long_says_so(recorder: Recorder, durable: bool) -> None:
+    async def respond(_: Any) -> Any:
+        await asyncio.Event().wait()
+
+    model = ScriptedModel([ModelStep.respond(respond)], emit_traces=True)
+    agent = Agent(name="a", model=model, model_settings=ModelSettings(timeout=0.01))
+
+    async def run() -> None:
+        if durable:
+            await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+        else:
+            await Runner.run(agent, "hi")
+
+    with pytest.raises(ModelTimeoutError):
+        await run()
+    [generation] = [span for span in recorder.spans.values() if span["span_data"]["type"] == "generation"]
+    assert generation["error"] == {
+        "message": "Error",
+        "data": {"error": "Model call timed out after 0.01 seconds."},
+    }
