@@ -32,6 +32,7 @@ from inngest_agents.checkpoint import MAX_OUTPUT, Checkpointer, SaveOutcome, enc
 from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name, rebuild, stored_span_times
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.resources import Resources
+from inngest_agents.rewind import Rewind
 
 if TYPE_CHECKING:
     from inngest_agents.stats.records import UsageRecord
@@ -126,6 +127,8 @@ class Driver:
         """What steps have opened; closed when the last run of the request has ended or is cut."""
         self.ambient: Any = None
         """What the steps of this request that belong to no run have in common; see `inngest_agents.steps`."""
+        self.rewinds: list[Rewind] = []
+        """What the runs of this request have changed in their arguments, those too that have ended already."""
         self.names: dict[str, int] = before.names if before is not None else {}
         """How many runs of each name the function has started, for their ids."""
         self.started: float = before.started if before is not None else time.monotonic()
@@ -267,6 +270,11 @@ class Driver:
         if self.engine.target is not None or self._stopping is not None:
             return False
         return self._started_any or self.engine.attempt == 0
+
+    def rewind(self) -> None:
+        """The request has ended: give the arguments of its runs their former contents, for the next one."""
+        while self.rewinds:
+            self.rewinds.pop().undo()
 
     def _start_loop(self, run: _Run, start: Callable[[], asyncio.Task[T]]) -> asyncio.Task[T]:
         token = _run.set(run)

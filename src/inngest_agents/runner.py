@@ -210,9 +210,9 @@ class DurableRunner(Runner):
             name=driver.unique_name(chosen.name or starting_agent.name),
             run_id=driver.engine.run_id,
         )
-        return start_streamed(
-            start, driver=driver, journal=journal, starting_agent=starting_agent.name, before=Rewind.of(input, context)
-        )
+        if (before := Rewind.of(input, context)) is not None:
+            driver.rewinds.append(before)
+        return start_streamed(start, driver=driver, journal=journal, starting_agent=starting_agent.name)
 
     @classmethod
     async def _run_here(
@@ -247,14 +247,15 @@ class DurableRunner(Runner):
                 await summarize(journal, starting_agent.name, result)
                 return result
 
-        before = Rewind.of(input, kwargs.get("context"))
+        if (before := Rewind.of(input, kwargs.get("context"))) is not None:
+            driver.rewinds.append(before)
         failure: Exception | None = None
         try:
             result = await driver.drive(main)
         except BaseException as error:
-            if driver.has_ended and before is not None:
-                before.undo()
-            if not driver.has_ended:
+            if driver.has_ended:
+                driver.rewind()
+            else:
                 journal.finish(failed=True)
             if not isinstance(error, Exception) or not is_lasting(error):
                 raise

@@ -23,7 +23,6 @@ from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable
 from inngest_agents.journal import Journal, inside_run
 from inngest_agents.result import json_output
-from inngest_agents.rewind import Rewind
 from inngest_agents.sinks import SinkPump
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.summary import report_failure, summarize
@@ -36,11 +35,10 @@ logger = logging.getLogger("inngest_agents")
 class _Drive:
     """What drives one streamed run: its driver, its journal, and the stream that its consumers share."""
 
-    def __init__(self, driver: Driver, journal: Journal, starting_agent: str, before: Rewind | None) -> None:
+    def __init__(self, driver: Driver, journal: Journal, starting_agent: str) -> None:
         self.driver = driver
         self.journal = journal
         self.starting_agent = starting_agent
-        self.before = before
         self.run: Any = None
         self.events: AsyncIterator[StreamEvent] | None = None
         """The SDK's stream: one for all consumers, so that a consumer that has left is not waited for."""
@@ -70,8 +68,8 @@ class _Drive:
             self.is_over = True
             if not self.driver.has_ended:
                 self.journal.finish()
-            elif self.before is not None:
-                self.before.undo()
+            else:
+                self.driver.rewind()
             if self.owner is not None:
                 self.owner.remove_done_callback(self.abandoned)
             if self.journal.sink is not None:
@@ -89,7 +87,11 @@ class _Drive:
             with inside_run(self.journal):
                 await summarize(self.journal, self.starting_agent, result)
 
-        await self.driver.drive(main)
+        try:
+            await self.driver.drive(main)
+        finally:
+            if self.driver.has_ended:
+                self.driver.rewind()
         diverged = divergence.unused(self.journal)
         if diverged is not None:
             raise diverged
@@ -227,7 +229,6 @@ def start_streamed(
     driver: Driver,
     journal: Journal,
     starting_agent: str,
-    before: Rewind | None,
 ) -> DurableRunResultStreaming:
     """Start a streamed run under a journal.
 
@@ -236,12 +237,11 @@ def start_streamed(
         driver: of the request.
         journal: of the run.
         starting_agent: the name of the agent.
-        before: undoes what the run changed in its input, if the request ends first.
     """
     options = journal.options
     if options.stream is not None:
         journal.sink = SinkPump(options.stream, run_id=journal.run_id)
-    drive = _Drive(driver, journal, starting_agent, before)
+    drive = _Drive(driver, journal, starting_agent)
     made: list[DurableRunResultStreaming] = []
 
     def start_loop() -> asyncio.Task[Any]:

@@ -133,3 +133,21 @@ async def test_undo_gives_the_same_objects_their_former_contents_and_leaves_the_
 
 def test_a_plain_input_needs_no_rewind() -> None:
     assert Rewind.of("hello", {"a": 1}) is None
+
+
+@pytest.mark.parametrize("kind", ["streamed", "followed by another run"])
+async def test_a_state_that_was_run_to_its_end_is_as_before_when_the_request_ends_after_that(kind: str) -> None:
+    deleted: list[str] = []
+    agent, after = deleting_agent(deleted), Agent(name="b", model=ScriptedModel([[assistant_message("bye")]]))
+    state = await approved_state(agent)
+
+    async def handler(step: Any) -> Any:
+        if kind == "streamed":
+            return await DurableRunner.run_streamed(agent, state, step=step).wait()
+        result = await DurableRunner.run(agent, state, step=step)
+        await DurableRunner.run(after, "bye", step=step)
+        return result
+
+    run = await replayed(handler)
+    assert run.result.final_output == "clean"
+    assert sorted(deleted) == ["/a", "/b"]
