@@ -201,6 +201,10 @@ class DurableRunResultStreaming(RunResultStreaming):
                         event = await anext(drive.events)
                 except StopAsyncIteration:
                     break
+                except asyncio.CancelledError:
+                    if not drive.driver.has_ended or _is_cancelled():
+                        raise
+                    break  # the loop was stopped while it saved to a session, which the SDK hands on as an error
                 except Exception as error:  # noqa: BLE001  raised below, once the request's end was looked at
                     failure = error
                     break
@@ -214,6 +218,12 @@ class DurableRunResultStreaming(RunResultStreaming):
             raise _as_durable(failure)
         if self.final_output is not None or self.interruptions:  # else the user has cancelled it
             await drive.summarize(self)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the caller itself to stop."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _as_durable(error: Exception) -> Exception:

@@ -11,6 +11,7 @@ from agents import (
     Agent,
     GuardrailFunctionOutput,
     OutputGuardrail,
+    OutputGuardrailTripwireTriggered,
     Runner,
     RunState,
     SQLiteSession,
@@ -136,3 +137,30 @@ async def test_a_write_that_failed_is_not_tried_again_behind_the_back_of_the_sdk
     with pytest.raises(RuntimeError, match="the disk is full"):
         await run(state)
     assert session.additions == before + 1
+
+
+async def test_a_resumed_streamed_run_whose_blocked_output_is_saved_ends_in_its_tripwire(tmp_path: Path) -> None:
+    # The SDK hands the cancellation of that save on as an error of its own, in place of the end of the request.
+    async def block(*_: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    @function_tool(needs_approval=True)
+    def delete(path: str) -> str:
+        return f"deleted {path}"
+
+    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
+    guardrail = OutputGuardrail(block, name="block")
+    agent = Agent(name="a", model=ScriptedModel(script), tools=[delete], output_guardrails=[guardrail])
+    agent.tool_use_behavior = "stop_on_first_tool"
+    session = SQLiteSession("s", tmp_path / "s.db")
+
+    async def run(given: Any) -> Any:
+        async def handler(step: Any) -> Any:
+            return await DurableRunner.run_streamed(agent, given, session=session, step=step).wait()
+
+        return (await replayed(handler)).result
+
+    state = (await run("clean up")).to_state()
+    state.approve(state.get_interruptions()[0])
+    with pytest.raises(OutputGuardrailTripwireTriggered):
+        await asyncio.wait_for(run(state), 20)
