@@ -52,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--peers", action="store_true", help="measure DBOS, Restate and Temporal too")
     parser.add_argument("--quick", action="store_true", help="short runs, few repeats")
     parser.add_argument("--rows", default="", help="only the rows whose names have one of these words (a,b)")
+    parser.add_argument("--skip", default="", help="not the rows whose names have one of these words (a,b)")
     parser.add_argument("--repeats", type=int, default=0, help="how often each workload is run (5, quick: 2)")
     parser.add_argument("--out", default="benchmarks/results", help="directory for the results")
     parser.add_argument("--no-memory", action="store_true", help="leave out the concurrent runs, which take longest")
@@ -70,10 +71,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         budget_s=60 if options.quick else 600,
     )
     entries = [lineup.PLAIN, *lineup.OURS, *(lineup.PEERS if options.peers else ())]
-    words = [word.strip().lower() for word in options.rows.split(",") if word.strip()]
+    wanted, unwanted = _words(options.rows), _words(options.skip)
     kept: dict[str, Any] = {"machine": machine(), "rows": []}
     for entry in entries:
-        if words and not any(word in entry.name.lower() for word in words):
+        name = entry.name.lower()
+        if (wanted and not any(word in name for word in wanted)) or any(word in name for word in unwanted):
             continue
         print(f"{entry.name} …", file=sys.stderr)
         kept["rows"].append({"name": entry.name, "lines": entry.lines(plan, _progress)})
@@ -82,6 +84,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
                 print(f"  not measured: {line['reason']}", file=sys.stderr)
         _keep(kept, Path(options.out))
     return kept
+
+
+def _words(text: str) -> list[str]:
+    """The words of an option, in lower case."""
+    return [word.strip().lower() for word in text.split(",") if word.strip()]
 
 
 def _keep(kept: dict[str, Any], out: Path) -> None:
