@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
+import inngest
 from agents import Agent, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
+from inngest.experimental import mocked
 
 from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
@@ -33,3 +35,31 @@ async def test_parallel_steps_that_wait_for_each_other_are_overlapped() -> None:
     assert run.result.final_output == "done"
     assert arrived == ["Ann", "Bob"]
     assert sorted(run.steps) == ["a/1 model a", "a/1.1 meet", "a/1.2 meet", "a/2 model a"]
+
+
+async def test_the_mock_engine_of_inngest_runs_a_durable_agent() -> None:
+    done: list[str] = []
+
+    @function_tool
+    def note(what: str) -> str:
+        done.append(what)
+        return "noted"
+
+    script: list[Any] = [
+        [function_call("note", {"what": "a"}, call_id="c1"), function_call("note", {"what": "b"}, call_id="c2")],
+        [assistant_message("done")],
+    ]
+    model = ScriptedModel(script)
+    agent = Agent(name="clerk", model=model, tools=[note])
+    client = inngest.Inngest(app_id="mocked", is_production=False)
+
+    @client.create_function(fn_id="run", trigger=inngest.TriggerEvent(event="run"))
+    async def run(ctx: inngest.Context) -> Any:
+        return (await DurableRunner.run(agent, "hi", step=ctx.step)).to_dict()
+
+    # It has an event loop of its own.
+    ended = await asyncio.to_thread(mocked.trigger, run, inngest.Event(name="run"), mocked.Inngest(app_id="mocked"))
+    assert ended.status is mocked.Status.COMPLETED
+    assert cast("Any", ended.output)["final_output"] == "done"
+    assert sorted(done) == ["a", "b"]
+    assert len(model.calls) == 2
