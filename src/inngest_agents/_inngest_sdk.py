@@ -14,7 +14,8 @@ ends the request from inside the caller's frames. So the journal reads the memos
 - `execution_lib.CallResult` and `comm_lib.CommResponse.prep_call_result`'s shape: what the 206 answer holds for a
   step, so that a checkpointed step is exactly the same JSON.
 - `middleware_lib.MiddlewareManager`: `transform_output` (encryption and others see checkpointed outputs as they see
-  others), `before_execution`, `_raw_request` (the framework's request, whose body has the ids for checkpointing).
+  others), `before_execution`, `_disabled_hooks` (whether that was called), `_raw_request` (the framework's request,
+  whose body has the ids for checkpointing).
 - `execution_lib.models._in_step`: makes a `step.run` inside one of our steps the SDK's own clear error.
 - the client's `api_origin`, `signing_key`, `signing_key_fallback`, `env`: where checkpoints go.
 
@@ -26,11 +27,12 @@ from __future__ import annotations
 import contextvars
 import json
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import inngest
+import pydantic
 
 try:
     from inngest._internal import const as _const
@@ -236,6 +238,11 @@ class EngineRequest:
         else:
             await self._middleware.before_execution()
 
+    @property
+    def has_run_code(self) -> bool:
+        """Whether new code has run in this request, in a step of ours or of the user's."""
+        return "before_execution" in self._middleware._disabled_hooks
+
     async def opcode(self, response: StepResponse) -> dict[str, Any]:
         """A finished step as the opcode that the 206 answer would hold, after the middleware's transforms.
 
@@ -360,14 +367,40 @@ def unmark_in_step(token: contextvars.Token[bool]) -> None:
     _in_step.reset(token)
 
 
-def end_quietly(*, ask_anew: bool = False) -> ResponseInterrupt:
-    """The interrupt that ends a request without reporting anything: the run belongs to another worker now.
+def end_quietly() -> ResponseInterrupt:
+    """The interrupt that ends a request without reporting anything: the run belongs to another worker now."""
+    # With an id: the engine sends a new request for an opcode `None` without one.
+    return ResponseInterrupt(StepResponse(step=NoOpStepInfo(display_name="", id="stale")))
+
+
+class _MissedStepInfo(NoOpStepInfo):
+    """Opcode `None`, until `group.parallel` has asked all of its functions and nobody has run the target."""
+
+    _found_nobody: Callable[[], bool] = pydantic.PrivateAttr()
+    _overtaken: StepResponse = pydantic.PrivateAttr()
+    _response: StepResponse = pydantic.PrivateAttr()
+
+    def set_parallel_mode(self, parallel_mode: Any) -> None:
+        if self._found_nobody():
+            self._response.output, self._response.step = self._overtaken.output, self._overtaken.step
+            self._overtaken.step.set_parallel_mode(parallel_mode)
+        else:
+            super().set_parallel_mode(parallel_mode)
+
+
+def missed(overtaken: StepResponse, found_nobody: Callable[[], bool]) -> ResponseInterrupt:
+    """The interrupt of a run in `group.parallel` that does not ask for the target.
+
+    Mostly it is another function's. `group.parallel` looks at each response once it has asked all of them.
 
     Args:
-        ask_anew: let the engine send a new request, if nothing else is in the answer. The engine does that for opcodes
-            `None` without an id, and nothing at all for those with one.
+        overtaken: the answer if nobody has asked for the target.
+        found_nobody: called then; whether this is the one that gives that answer.
     """
-    return ResponseInterrupt(StepResponse(step=NoOpStepInfo(display_name="", id="" if ask_anew else "stale")))
+    info = _MissedStepInfo(display_name="", id="")  # without an id: if nothing else is answered, the engine asks anew
+    response = StepResponse(step=info)
+    info._found_nobody, info._overtaken, info._response = found_nobody, overtaken, response
+    return ResponseInterrupt(response)
 
 
 _JOIN: Final = "join"

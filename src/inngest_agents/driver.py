@@ -53,6 +53,10 @@ TARGET_GRACE_SECONDS: Final = 10.0
 OVERTAKEN_GRACE_SECONDS: Final = 1.0
 """The same, if the run waits for other steps instead."""
 
+OVERTAKEN: Final = {"overtaken": True}
+"""What is stored for a planned step that the run did not need when its turn came. Where it needs the step after all, as
+it was only late, it is asked for under another id."""
+
 GROUP_GRACE_SECONDS: Final = 0.05
 """The same inside of `group.parallel`, where the target mostly is of another run."""
 
@@ -118,6 +122,7 @@ class Driver:
         self._stopping: list[sdk.StepResponse] | None = None
         self._raised: Exception | None = None
         self._activity = 0
+        self._target_name = "overtaken"
         self._started_any = False
         self._replaying = engine.memo_count > 0
         self._settling: asyncio.Task[None] | None = None
@@ -131,6 +136,8 @@ class Driver:
         """What the runs of this request have changed in their arguments, those too that have ended already."""
         self.names: dict[str, int] = before.names if before is not None else {}
         """How many runs of each name the function has started, for their ids."""
+        self.missed: list[Driver] = before.missed if before is not None else []
+        """The run of a group that answers for a target which nobody has asked for."""
         self.started: float = before.started if before is not None else time.monotonic()
         self._saver = self._make_saver() if checkpoint else None
         self._deadline = None if max_runtime is None or engine.is_connect else self.started + max_runtime
@@ -314,7 +321,8 @@ class Driver:
             Exception: the error of a step that failed for good.
         """
         self._activity += 1
-        memo = self.engine.take_memo(request.hashed_id)
+        while (memo := self.engine.take_memo(request.hashed_id)) is not None and memo.value == OVERTAKEN:
+            request.hashed_id = sdk.hash_step_id(f"{request.step_id} after {request.hashed_id}")
         if memo is None:
             return None
         if memo.error is not None:
@@ -334,6 +342,8 @@ class Driver:
         run = _run.get()
         if self._end.done() or (run is not None and run.is_cancelled):
             raise asyncio.CancelledError
+        if request.hashed_id == self.engine.target:
+            self._target_name = request.step_id
         if request.hashed_id in self._asked:
             raise RuntimeError(
                 f"two concurrent steps have the id {request.step_id!r}; give concurrent durable runs of the same agent "
@@ -422,13 +432,12 @@ class Driver:
             waited = time.monotonic() - started
             others = [other for other in self._asked.values() if other.task is None and other.is_driven]
             if others and self.plan_only and waited > GROUP_GRACE_SECONDS:
-                # The target is of another run of the group. If it is of none of them, the engine asks anew.
-                self._conclude_with(sdk.end_quietly(ask_anew=True))
+                self._conclude_with(sdk.missed(self._overtaken(target), self._claim_missed))
                 return
             if others and waited > OVERTAKEN_GRACE_SECONDS:
                 # A step that was planned together with the target has taken the run another way (a tripped guardrail
-                # cancels the first model call): what the run needs now is planned instead.
-                self._stop([_response(other.request, sdk.Opcode.PLANNED) for other in others])
+                # cancels the first model call). The engine goes on only when the target has ended too.
+                self._stop([self._overtaken(target)])
                 return
             if waited > TARGET_GRACE_SECONDS:
                 self._conclude_with(sdk.SkipInterrupt(target))
@@ -436,6 +445,17 @@ class Driver:
             await asyncio.sleep(0.005)
         if asked.task is None:
             self._start(asked)
+
+    def _overtaken(self, target: str) -> sdk.StepResponse:
+        info = sdk.step_info(self._target_name, target, sdk.Opcode.STEP_RUN)
+        return sdk.StepResponse(output=OVERTAKEN, step=info)
+
+    def _claim_missed(self) -> bool:
+        """Whether no function of the group has run the target, asked by the first of those that have missed it."""
+        if self.missed or self.engine.has_run_code:
+            return False
+        self.missed.append(self)
+        return True
 
     def _start(self, asked: _Asked) -> None:
         self._running.add(asked)
@@ -465,7 +485,9 @@ class Driver:
             return  # the request is ending; this step is asked for again in the next one
         await self.engine.before_execution()
         attempt = self.engine.attempt
-        scope = StepScope(request.step_id, f"{self.engine.run_id}-{request.hashed_id[:20]}", attempt)
+        # Not of the hashed id, which is another one for a step that was taken for overtaken.
+        key = sdk.hash_step_id(request.step_id)[:20]
+        scope = StepScope(request.step_id, f"{self.engine.run_id}-{key}", attempt)
         scope.maybe_repeated = asked.after_replay
         scope.nested_usage.extend(_billed_before.pop((self.engine.run_id, request.hashed_id), ()))
         started, start = time.time_ns(), time.perf_counter_ns()

@@ -25,6 +25,7 @@ from typing import Any, Final, Generic, TypeVar
 import inngest
 
 from inngest_agents._inngest_sdk import Opcode, ResponseInterrupt, StepResponse, make_step
+from inngest_agents.driver import OVERTAKEN
 from inngest_agents.journal import SPANS, SUMMARY
 
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
@@ -150,6 +151,6 @@ def _store(run: ReplayedRun[Any], response: StepResponse, targets: list[str | No
         run.memos[step.id] = {"error": {"name": error.name, "message": str(error), "stack": error.stack}}
     else:
         raise UnsupportedStepError(f"step {step.display_name!r} needs a real engine ({step.op.value})")
-    if not step.display_name.endswith((f"/{SUMMARY}", f"/{SPANS}")):
+    if not step.display_name.endswith((f"/{SUMMARY}", f"/{SPANS}")) and response.output != OVERTAKEN:
         run.steps.append(step.display_name)
     return True

@@ -165,6 +165,47 @@ def test_a_guardrail_that_trips_in_a_parallel_group_is_found(engine: EngineUnder
     assert executions.counts["l"] == 1
 
 
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpointed", "step by step"])
+@pytest.mark.parametrize("in_group", [False, True], ids=["alone", "in a group"])
+def test_a_run_goes_on_where_a_planned_step_is_not_needed_when_its_turn_comes(
+    engine: EngineUnderTest, in_group: bool, checkpoint: bool
+) -> None:
+    """One step at a time: the guardrail trips before the model call that was planned beside it is asked for."""
+
+    @input_guardrail
+    async def strict(context: Any, agent: Any, given: Any) -> GuardrailFunctionOutput:
+        executions.events.append("strict")
+        return GuardrailFunctionOutput(output_info="no", tripwire_triggered=True)
+
+    executions = Executions()
+    teams: dict[str, tuple[Agent[Any], Agent[Any]]] = {}
+    one = [inngest.Concurrency(limit=1)]
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=1, concurrency=one)
+    async def fn(ctx: inngest.Context) -> Any:
+        if ctx.run_id not in teams:
+            guarded = executions.agent("right", [["r"]], input_guardrails=[strict])
+            teams[ctx.run_id] = executions.agent("left", [["l"]]), guarded
+        left, right = teams[ctx.run_id]
+
+        async def tripping() -> str:
+            try:
+                return await run(right, ctx, checkpoint=checkpoint)
+            except InputGuardrailTripwireTriggered:
+                return "tripped"
+
+        if in_group:
+            return list(await ctx.group.parallel((lambda: run(left, ctx, checkpoint=checkpoint), tripping)))
+        return [await run(left, ctx, checkpoint=checkpoint), await tripping()]
+
+    engine.serve([fn])
+    for _ in range(3):  # which of the steps comes first is the engine's choice
+        assert engine.run("go", timeout=30).output == ["left done", "tripped"]
+    once = {name: executions.counts[name] for name in ("strict", "l", "model left")}
+    assert once == {"strict": 3, "l": 3, "model left": 6}
+    assert executions.counts.get("model right", 0) <= 3
+
+
 def test_named_runs_go_on_together_in_one_request(engine: EngineUnderTest) -> None:
     executions = Executions()
     agents = [executions.agent("same", [["a"]]), executions.agent("same", [["b"]])]
