@@ -15,6 +15,7 @@ from agents import (
     GuardrailFunctionOutput,
     InputGuardrailTripwireTriggered,
     RunConfig,
+    UserError,
     function_tool,
     input_guardrail,
 )
@@ -260,3 +261,32 @@ def test_the_users_own_steps_go_before_between_and_after(engine: EngineUnderTest
     }
     # One for each of the user's own steps, and the one that ends.
     assert executions.requests == 5
+
+
+class OutOfStockError(Exception):
+    """What a tool's service says, with facts that the caller reads."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(f"{left} left")
+        self.left = left
+
+
+def test_a_failed_step_gives_its_error_to_the_function_with_its_plain_attributes(engine: EngineUnderTest) -> None:
+
+    @function_tool(failure_error_function=None)
+    def order() -> str:
+        raise OutOfStockError(2)
+
+    agent = Agent(name="clerk", model=ScriptedModel([[function_call("order", {}, call_id="c1")]]), tools=[order])
+
+    @engine.client.create_function(fn_id="order", retries=0, trigger=inngest.TriggerEvent(event="stock/order"))
+    async def order_one(ctx: inngest.Context) -> str:
+        try:
+            await DurableRunner.run(agent, "one mug", step=ctx.step, run_config=QUIET)
+        except UserError as error:
+            cause: Any = error.__cause__
+            return f"{type(cause).__name__}: {cause.left}"
+        return "sold"
+
+    engine.serve([order_one])
+    assert engine.run("stock/order").output == "OutOfStockError: 2"
