@@ -51,7 +51,7 @@ def test_the_dev_command_waits_for_the_app_runs_it_and_keeps_the_state(tmp_path:
         worker.stop(force=True)
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(40) == 0, log.read_text()
+        assert process.wait(90) == 0, log.read_text()
     shown = subprocess.run([*command, "show", "last", "--db", str(db)], capture_output=True, text=True, check=True)
     assert "✓ the step" in shown.stdout
 
