@@ -14,8 +14,7 @@ ends the request from inside the caller's frames. So the journal reads the memos
 - `execution_lib.CallResult` and `comm_lib.CommResponse.prep_call_result`'s shape: what the 206 answer holds for a
   step, so that a checkpointed step is exactly the same JSON.
 - `middleware_lib.MiddlewareManager`: `transform_output` (encryption and others see checkpointed outputs as they see
-  others), `before_execution`, `_disabled_hooks` (whether that was called), `_raw_request` (the framework's request,
-  whose body has the ids for checkpointing).
+  others), `before_execution`, `_raw_request` (the framework's request, whose body has the ids for checkpointing).
 - `execution_lib.models._in_step`: makes a `step.run` inside one of our steps the SDK's own clear error.
 - the client's `api_origin`, `signing_key`, `signing_key_fallback`, `env`: where checkpoints go.
 
@@ -184,12 +183,19 @@ class EngineRequest:
     @property
     def is_join(self) -> bool:
         """Whether the request is for the step that `with_join` has planned."""
-        return self.target is not None and self.target.startswith(_JOIN)
+        return self.target is not None and is_join(self.target)
 
-    def drop_join_memos(self) -> None:
-        """Forget the memos of steps that `with_join` has planned: nobody asks for them."""
-        for hashed_id in [hashed_id for hashed_id in self._memos if hashed_id.startswith(_JOIN)]:
-            del self._memos[hashed_id]
+    def drop_memos(self, is_unwanted: Callable[[str, Any], bool]) -> set[str]:
+        """Forget the memos whose hashed id and value are unwanted.
+
+        Returns:
+            their hashed ids.
+        """
+        memos = self._memos
+        dropped = {hashed_id for hashed_id, output in memos.items() if is_unwanted(hashed_id, output.data)}
+        for hashed_id in dropped:
+            del memos[hashed_id]
+        return dropped
 
     @property
     def disable_immediate_execution(self) -> bool:
@@ -212,19 +218,21 @@ class EngineRequest:
         """How many memos no step has asked for yet."""
         return len(self._memos)
 
-    def take_memo(self, hashed_id: str) -> Memo | None:
-        """The memo of a step, once; None if the step has not finished yet."""
-        output = self._memos.pop(hashed_id, None)
-        if output is None:
+    def take_memo(self, *hashed_ids: str) -> Memo | None:
+        """The memo of a step, once, under the first of its ids that has one; None if it has not finished yet."""
+        memos = self._memos
+        found = [output for hashed_id in hashed_ids if (output := memos.pop(hashed_id, None)) is not None]
+        if not found:
             return None
+        output = found[0]
         error = output.error
         if error is not None:
             return Memo(None, MemoError(error.name, error.message, error.stack))
         return Memo(output.data, None)
 
-    def has_memo(self, hashed_id: str) -> bool:
-        """Whether a step has finished already."""
-        return hashed_id in self._memos
+    def has_memo(self, *hashed_ids: str) -> bool:
+        """Whether a step has finished already, under any of its ids."""
+        return not self._memos.keys().isdisjoint(hashed_ids)
 
     def unused(self, prefix: str) -> list[dict[str, Any]]:
         """What is remembered of steps whose id begins with `prefix` and that nobody has asked for."""
@@ -237,11 +245,6 @@ class EngineRequest:
             self._middleware.before_execution_sync()
         else:
             await self._middleware.before_execution()
-
-    @property
-    def has_run_code(self) -> bool:
-        """Whether new code has run in this request, in a step of ours or of the user's."""
-        return "before_execution" in self._middleware._disabled_hooks
 
     async def opcode(self, response: StepResponse) -> dict[str, Any]:
         """A finished step as the opcode that the 206 answer would hold, after the middleware's transforms.
@@ -374,32 +377,32 @@ def end_quietly() -> ResponseInterrupt:
 
 
 class _MissedStepInfo(NoOpStepInfo):
-    """Opcode `None`, until `group.parallel` has asked all of its functions and nobody has run the target."""
+    """Opcode `None`, until `group.parallel` has asked all of its functions and nobody has answered for the target."""
 
-    _found_nobody: Callable[[], bool] = pydantic.PrivateAttr()
-    _overtaken: StepResponse = pydantic.PrivateAttr()
+    _answer: Callable[[], StepResponse | None] = pydantic.PrivateAttr()
     _response: StepResponse = pydantic.PrivateAttr()
 
     def set_parallel_mode(self, parallel_mode: Any) -> None:
-        if self._found_nobody():
-            self._response.output, self._response.step = self._overtaken.output, self._overtaken.step
-            self._overtaken.step.set_parallel_mode(parallel_mode)
-        else:
+        answer = self._answer()
+        if answer is None:
             super().set_parallel_mode(parallel_mode)
+            return
+        self._response.output, self._response.step = answer.output, answer.step
+        answer.step.set_parallel_mode(parallel_mode)
 
 
-def missed(overtaken: StepResponse, found_nobody: Callable[[], bool]) -> ResponseInterrupt:
+def missed(answer: Callable[[], StepResponse | None]) -> ResponseInterrupt:
     """The interrupt of a run in `group.parallel` that does not ask for the target.
 
-    Mostly it is another function's. `group.parallel` looks at each response once it has asked all of them.
+    Mostly it is another function's. `group.parallel` looks at each response once it has asked all of them; if there
+    were none, it would return without those functions whose steps have no memo yet.
 
     Args:
-        overtaken: the answer if nobody has asked for the target.
-        found_nobody: called then; whether this is the one that gives that answer.
+        answer: called then; what to answer in the end if nobody else has.
     """
-    info = _MissedStepInfo(display_name="", id="")  # without an id: if nothing else is answered, the engine asks anew
+    info = _MissedStepInfo(display_name="", id="")
     response = StepResponse(step=info)
-    info._found_nobody, info._overtaken, info._response = found_nobody, overtaken, response
+    info._answer, info._response = answer, response
     return ResponseInterrupt(response)
 
 
@@ -417,6 +420,11 @@ def with_join(responses: list[StepResponse]) -> list[StepResponse]:
         return responses
     hashed_id = _JOIN + hash_step_id(" ".join(response.step.id for response in responses))[len(_JOIN) :]
     return [*responses, StepResponse(step=step_info("join", hashed_id, Opcode.PLANNED))]
+
+
+def is_join(hashed_id: str) -> bool:
+    """Whether a step is one that `with_join` has planned."""
+    return hashed_id.startswith(_JOIN)
 
 
 def joined(hashed_id: str | None) -> StepResponse:

@@ -33,6 +33,7 @@ from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qua
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.resources import Resources
 from inngest_agents.rewind import Rewind
+from inngest_agents.step_ids import OVERTAKEN, id_after, planned_id, tag_of
 
 if TYPE_CHECKING:
     from inngest_agents.stats.records import UsageRecord
@@ -48,17 +49,13 @@ UNDRIVEN_WARNING_SECONDS: Final = 5.0
 """How long a streamed run may wait for its consumer before a warning says that it does."""
 
 TARGET_GRACE_SECONDS: Final = 10.0
-"""How long a targeted request waits for its step to be asked for before it reports that it can't be found."""
+"""How long a targeted request waits for a step that no durable run has planned, while one asks for other steps."""
 
 OVERTAKEN_GRACE_SECONDS: Final = 1.0
-"""The same, if the run waits for other steps instead."""
+"""The same for a step that a durable run has planned, before it counts as overtaken."""
 
-OVERTAKEN: Final = {"overtaken": True}
-"""What is stored for a planned step that the run did not need when its turn came. Where it needs the step after all, as
-it was only late, it is asked for under another id."""
-
-GROUP_GRACE_SECONDS: Final = 0.05
-"""The same inside of `group.parallel`, where the target mostly is of another run."""
+POLL_SECONDS: Final = 0.005
+"""How often a targeted request looks whether its step is asked for."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -81,8 +78,10 @@ class _Asked:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Run:
-    """One durable run under way in this request."""
+    """One loop under way in this request: that of a durable run, or one for its last steps."""
 
+    tag: str
+    """Tells which of the planned steps are its run's."""
     inner: asyncio.Task[Any] | None = None
     stop: Callable[[], object] | None = None
     """Cancels the loop and the tasks beside it, where cancelling `inner` is not enough."""
@@ -93,8 +92,21 @@ class _Run:
     """Whether it was told to stop: it gets no more answers."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Shared:
+    """What the drivers of one request share: a sync function has one for each of its durable runs."""
+
+    started: float
+    overtaken: set[str]
+    """The hashed ids of planned steps that were not needed when their turn came."""
+    names: dict[str, int] = dataclasses.field(default_factory=dict)
+    """How many runs of each name the function has started, for their ids."""
+    is_answered: bool = False
+    """Whether the target has begun, or was answered in another way."""
+
+
 _billed_before: dict[tuple[str, str], list[UsageRecord]] = {}
-"""What earlier attempts of a step were billed, by run and hashed id, where the engine offers no checkpointing."""
+"""What earlier attempts of a step were billed, by run and step id, where the engine offers no checkpointing."""
 
 BILLED_LIMIT: Final = 1000
 """How many steps are waited for with it: one whose run was cancelled does not come again."""
@@ -124,7 +136,6 @@ class Driver:
         self._activity = 0
         self._target_name = "overtaken"
         self._started_any = False
-        self._replaying = engine.memo_count > 0
         self._settling: asyncio.Task[None] | None = None
         self._concluding: asyncio.Task[None] | None = None
         self.plan_only = engine.in_parallel_group
@@ -134,17 +145,14 @@ class Driver:
         """What the steps of this request that belong to no run have in common; see `inngest_agents.steps`."""
         self.rewinds: list[Rewind] = []
         """What the runs of this request have changed in their arguments, those too that have ended already."""
-        self.names: dict[str, int] = before.names if before is not None else {}
-        """How many runs of each name the function has started, for their ids."""
-        self.missed: list[Driver] = before.missed if before is not None else []
-        """The run of a group that answers for a target which nobody has asked for."""
-        self.started: float = before.started if before is not None else time.monotonic()
+        self.shared: _Shared
+        self.shared = before.shared if before is not None else _Shared(time.monotonic(), _drop_markers(engine))
+        self._replaying = engine.memo_count > 0
         self._saver = self._make_saver() if checkpoint else None
-        self._deadline = None if max_runtime is None or engine.is_connect else self.started + max_runtime
-        engine.drop_join_memos()
-        if engine.is_join and not self.plan_only:
-            self._stopping = []
-            self._end.set_result(sdk.ResponseInterrupt(sdk.joined(engine.target)))
+        self._deadline = None if max_runtime is None or engine.is_connect else self.shared.started + max_runtime
+        if engine.is_join and not self.shared.is_answered:
+            self.shared.is_answered = True
+            self._conclude_with(sdk.ResponseInterrupt(sdk.joined(engine.target)))
 
     @classmethod
     def for_step(cls, step: Any, *, checkpoint: bool, max_runtime: float | None) -> Driver:
@@ -181,27 +189,35 @@ class Driver:
 
     def unique_name(self, name: str) -> str:
         """The name of a run for its step ids: "triage", and for later runs of that name "triage:1", "triage:2"."""
-        count = self.names.get(name, 0)
-        self.names[name] = count + 1
-        return name if count == 0 else f"{name}:{count}"
+        names = self.shared.names
+        count = names.get(name, 0)
+        names[name] = count + 1
+        return name if count == 0 else self.unique_name(f"{name}:{count}")  # the user may have named one like this
 
-    async def drive(self, main: Callable[[], Awaitable[T]]) -> T:
+    async def drive(self, main: Callable[[], Awaitable[T]], tag: str, *, is_last: bool = True) -> T:
         """Run the SDK's loop until it has a result or this request of the engine ends.
+
+        Args:
+            main: the loop.
+            tag: of the durable run.
+            is_last: whether the durable run asks for no more steps after this.
 
         Raises:
             ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
             Exception: what the loop raised.
         """
-        run = _Run()
+        run = _Run(tag)
         inner = self._start_loop(run, lambda: self.loop.create_task(_as_coroutine(main)))
         try:
             await asyncio.wait((inner, self._end), return_when=asyncio.FIRST_COMPLETED)
             await self.conclude(run)
+            if is_last:
+                await self.leave(tag)
             return inner.result()
         finally:
             await self._forget(run)
 
-    def attach(self, start: Callable[[], asyncio.Task[Any]], stop: Callable[[], object]) -> _Run:
+    def attach(self, start: Callable[[], asyncio.Task[Any]], stop: Callable[[], object], tag: str) -> _Run:
         """A streamed run, whose loop the SDK starts as a task of its own.
 
         It starts steps only between `resume` and `pause`. When the request ends, the loop is cancelled; whoever
@@ -210,8 +226,9 @@ class Driver:
         Args:
             start: starts the loop and gives its task.
             stop: cancels that task and those beside it.
+            tag: of the durable run.
         """
-        run = _Run(driven=False, stop=stop)
+        run = _Run(tag, driven=False, stop=stop)
         self._start_loop(run, start)
         self._end.add_done_callback(lambda _: stop())
         return run
@@ -240,6 +257,31 @@ class Driver:
         finally:
             await self._forget(run)
 
+    async def leave(self, tag: str) -> None:
+        """A durable run has ended, with a result or an error, and asks for no more steps.
+
+        If the request is for a step that it has planned, nobody will ask for that one any more. If it is for a step of
+        another run that is under way, the caller waits for that one: he would go on to steps which this request may
+        not run.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
+        """
+        target = self.engine.target
+        owner = tag_of(target) if target is not None else None
+        if self._stopping is None and target is not None and owner == tag:
+            self._stop([self._overtaken(target)])
+        elif self._stopping is None and owner is not None:
+            started = time.monotonic()
+            while self._is_under_way(owner) and time.monotonic() - started < TARGET_GRACE_SECONDS:
+                await asyncio.wait((self._end,), timeout=POLL_SECONDS)
+        if self._stopping is not None:
+            await asyncio.wait((self._end,))
+            raise self._end.result()
+
+    def _is_under_way(self, tag: str | None) -> bool:
+        return any(run.tag == tag and run.driven for run in self._runs)
+
     def abandon(self, run: _Run) -> None:
         """Stop a streamed run that nobody will consume."""
         run.is_cancelled = True
@@ -261,15 +303,6 @@ class Driver:
         if self.engine.target is not None:
             return False
         return self._started_any or (self.engine.attempt == 0 and self.engine.memo_count == 0)
-
-    @property
-    def fails_with_news(self) -> bool:
-        """Whether the failure of a run is news: no request that saw it before has left the function going.
-
-        A request for one planned step may come to it, too: where another one has ended in a tripwire, say.
-        """
-        took_another_way = self.engine.target is not None and not self.plan_only and self.engine.memo_count == 0
-        return self.makes_news or took_another_way
 
     @property
     def asks_for_news(self) -> bool:
@@ -295,6 +328,8 @@ class Driver:
 
     async def _forget(self, run: _Run) -> None:
         await self._cancel(run)
+        if run.inner is not None and not run.inner.cancelled():
+            run.inner.exception()  # looked at, also where the request has ended with another answer
         if run in self._runs:
             self._runs.remove(run)
         if not self._runs:
@@ -321,8 +356,9 @@ class Driver:
             Exception: the error of a step that failed for good.
         """
         self._activity += 1
-        while (memo := self.engine.take_memo(request.hashed_id)) is not None and memo.value == OVERTAKEN:
-            request.hashed_id = sdk.hash_step_id(f"{request.step_id} after {request.hashed_id}")
+        if self.shared.overtaken:
+            self._rename_overtaken(request)
+        memo = self.engine.take_memo(request.hashed_id, request.planned_id)
         if memo is None:
             return None
         if memo.error is not None:
@@ -330,6 +366,12 @@ class Driver:
             raise rebuild(memo.error)
         value: dict[str, Any] = memo.value
         return value
+
+    def _rename_overtaken(self, request: StepRequest) -> None:
+        tag = tag_of(request.planned_id) or ""
+        while found := self.shared.overtaken.intersection((request.hashed_id, request.planned_id)):
+            request.hashed_id = id_after(request.step_id, found.pop())
+            request.planned_id = planned_id(tag, request.hashed_id)
 
     async def ask(self, request: StepRequest) -> dict[str, Any]:
         """Wait for a step that has no memo. If the request of the engine ends first, the wait is cancelled.
@@ -342,8 +384,8 @@ class Driver:
         run = _run.get()
         if self._end.done() or (run is not None and run.is_cancelled):
             raise asyncio.CancelledError
-        if request.hashed_id == self.engine.target:
-            self._target_name = request.step_id
+        if self.engine.target in (request.hashed_id, request.planned_id):
+            request.hashed_id, self._target_name = self.engine.target, request.step_id
         if request.hashed_id in self._asked:
             raise RuntimeError(
                 f"two concurrent steps have the id {request.step_id!r}; give concurrent durable runs of the same agent "
@@ -412,7 +454,7 @@ class Driver:
             idle = idle + 1 if seen == self._activity else 0
             seen = self._activity
         self._settling = None
-        waiting = [asked for asked in self._asked.values() if asked.task is None and asked.is_driven]
+        waiting = self._waiting()
         if self._stopping is not None or not waiting:
             return
         if self._saver is not None:
@@ -422,44 +464,51 @@ class Driver:
         elif self.engine.target is not None:
             await self._run_target(self.engine.target)
         elif len(waiting) > 1 or self.plan_only or self.engine.disable_immediate_execution:
-            self._stop([_response(asked.request, sdk.Opcode.PLANNED) for asked in waiting])
+            self._stop([_planned(asked.request) for asked in waiting])
         elif not self._running:
             self._start(waiting[0])
 
+    def _waiting(self) -> list[_Asked]:
+        return [asked for asked in self._asked.values() if asked.task is None and asked.is_driven]
+
     async def _run_target(self, target: str) -> None:
+        """Run the target once it is asked for, or answer for those who ask for other steps instead."""
         started = time.monotonic()
         while (asked := self._asked.get(target)) is None:
-            waited = time.monotonic() - started
-            others = [other for other in self._asked.values() if other.task is None and other.is_driven]
-            if others and self.plan_only and waited > GROUP_GRACE_SECONDS:
-                self._conclude_with(sdk.missed(self._overtaken(target), self._claim_missed))
+            if self._stopping is not None or not self._waiting():
                 return
-            if others and waited > OVERTAKEN_GRACE_SECONDS:
-                # A step that was planned together with the target has taken the run another way (a tripped guardrail
-                # cancels the first model call). The engine goes on only when the target has ended too.
-                self._stop([self._overtaken(target)])
-                return
-            if waited > TARGET_GRACE_SECONDS:
-                self._conclude_with(sdk.SkipInterrupt(target))
-                return
-            await asyncio.sleep(0.005)
+            self._give_up(target, waited=time.monotonic() - started)
+            await asyncio.sleep(POLL_SECONDS)
         if asked.task is None:
             self._start(asked)
 
+    def _give_up(self, target: str, *, waited: float) -> None:
+        """End the request if the target is not to be found here, or if that has been waited for long enough.
+
+        A step that was planned together with the target may have taken the run another way (a guardrail of a nested
+        agent has tripped, say). The engine goes on only when the target has ended too.
+        """
+        owner = tag_of(target)
+        if self.plan_only and not self._is_under_way(owner):
+            # Another function's of the group, which asks each of them in turn.
+            self._conclude_with(sdk.SkipInterrupt(target) if owner is None else self._missed(target))
+        elif owner is not None and waited > OVERTAKEN_GRACE_SECONDS:
+            self._stop([self._overtaken(target)])
+        elif waited > TARGET_GRACE_SECONDS:
+            self._conclude_with(sdk.SkipInterrupt(target))
+
     def _overtaken(self, target: str) -> sdk.StepResponse:
+        self.shared.is_answered = True
         info = sdk.step_info(self._target_name, target, sdk.Opcode.STEP_RUN)
         return sdk.StepResponse(output=OVERTAKEN, step=info)
 
-    def _claim_missed(self) -> bool:
-        """Whether no function of the group has run the target, asked by the first of those that have missed it."""
-        if self.missed or self.engine.has_run_code:
-            return False
-        self.missed.append(self)
-        return True
+    def _missed(self, target: str) -> sdk.ResponseInterrupt:
+        """The end of a function in `group.parallel` that does not ask for the target; maybe no other does either."""
+        return sdk.missed(lambda: None if self.shared.is_answered else self._overtaken(target))
 
     def _start(self, asked: _Asked) -> None:
         self._running.add(asked)
-        self._started_any = True
+        self._started_any = self.shared.is_answered = True
         asked.task = self.loop.create_task(self._execute(asked), context=asked.request.context)
         asked.task.add_done_callback(lambda _: self._left(asked))
 
@@ -489,7 +538,7 @@ class Driver:
         key = sdk.hash_step_id(request.step_id)[:20]
         scope = StepScope(request.step_id, f"{self.engine.run_id}-{key}", attempt)
         scope.maybe_repeated = asked.after_replay
-        scope.nested_usage.extend(_billed_before.pop((self.engine.run_id, request.hashed_id), ()))
+        scope.nested_usage.extend(_billed_before.pop((self.engine.run_id, request.step_id), ()))
         started, start = time.time_ns(), time.perf_counter_ns()
         token = sdk.mark_in_step()
         try:
@@ -591,7 +640,7 @@ class Driver:
         elif billed is not None:
             # Answered with a finished step, the failed one would have all its attempts again. So the next attempt takes
             # it along, if it is made by this process.
-            _billed_before[self.engine.run_id, request.hashed_id] = billed[1]
+            _billed_before[self.engine.run_id, request.step_id] = billed[1]
             while len(_billed_before) > BILLED_LIMIT:
                 del _billed_before[next(iter(_billed_before))]
         self._stop(
@@ -700,6 +749,21 @@ def _response(
 ) -> sdk.StepResponse:
     info = sdk.step_info(request.step_id, request.hashed_id, op, opts=request.opts, timing=timing, metadata=metadata)
     return sdk.StepResponse(output=output, original_error=error, step=info)
+
+
+def _planned(request: StepRequest) -> sdk.StepResponse:
+    info = sdk.step_info(request.step_id, request.planned_id, sdk.Opcode.PLANNED, opts=request.opts)
+    return sdk.StepResponse(step=info)
+
+
+def _drop_markers(engine: sdk.EngineRequest) -> set[str]:
+    """Take the memos away that are no step's, so that only those count which somebody may ask for.
+
+    Returns:
+        the hashed ids of planned steps that were not needed.
+    """
+    engine.drop_memos(lambda hashed_id, _: sdk.is_join(hashed_id))
+    return engine.drop_memos(lambda hashed_id, value: tag_of(hashed_id) is not None and value == OVERTAKEN)
 
 
 def _retry_after(request: StepRequest, error: BaseException) -> float | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.resources import restore_resources, use_resources
+from inngest_agents.step_ids import planned_id, run_tag
 
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger, Reservation
@@ -74,6 +75,8 @@ class StepRequest:
 
     step_id: str
     hashed_id: str
+    planned_id: str
+    """The hashed id that it has where it is planned; see `inngest_agents.step_ids`."""
     about: dict[str, Any]
     """The fields of the step's record that are known before it runs."""
     run: Callable[[StepScope], Awaitable[dict[str, Any]]]
@@ -146,6 +149,7 @@ class Journal:
         self.is_driven = driven
         self.options = options
         self.name = name
+        self.tag = run_tag(name)
         self.run_id = run_id
         self._finished: list[StepRecord | tuple[dict[str, Any], dict[str, Any] | None]] = []
         """The steps that have finished on this pass: a record, or a memo with what its asker knows of it. Memos are
@@ -246,10 +250,10 @@ class Journal:
             self.add_record(request.record)
         return payload
 
-    def finish(self, *, failed: bool = False) -> None:
+    def finish(self) -> None:
         """The run has ended, with a result or an error; the request goes on."""
         if self.spans is not None:
-            self.spans.finish(is_new=self.driver.fails_with_news if failed else self.driver.makes_news)
+            self.spans.finish(is_new=self.driver.makes_news)
 
     async def fail(self, error: Exception) -> None:
         """End the run with an error that the SDK must not see; comes back only where no loop of the SDK is around."""
@@ -260,7 +264,7 @@ class Journal:
     def forget(self, *labels: str) -> None:
         """Do not miss such steps of the run itself: an earlier request had other options, and asked for them."""
         for label in labels:
-            self.driver.engine.take_memo(hash_step_id(f"{self.name}/{label}"))
+            self.driver.engine.take_memo(*self.hashed_ids(f"{self.name}/{label}"))
 
     def add_record(self, record: StepRecord) -> None:
         """Note what a step used that has no memo."""
@@ -282,12 +286,17 @@ class Journal:
     def _ends_run(self, step_id: str) -> bool:
         return step_id in (f"{self.name}/{SUMMARY}", f"{self.name}/{SPANS}")
 
-    def take_abandoned(self, label: str) -> None:
-        """Count the remembered steps of a nested run that was given up, and will not ask for them."""
+    def take_abandoned(self, path: str) -> None:
+        """Count the remembered steps of a run that has failed or was given up, and will not ask for them.
+
+        One that ran beside the step which failed the run is there on a replay, where that one fails it at once.
+        """
         engine = self.driver.engine
-        for stored in engine.unused(f"{self.step_id(label)}/"):
-            engine.take_memo(hash_step_id(stored["record"]["step_id"]))
-            self._add_memo(stored, None)
+        for stored in engine.unused(f"{path}/"):
+            step_id = stored["record"]["step_id"]
+            if not self._ends_run(step_id):
+                engine.take_memo(*self.hashed_ids(step_id))
+                self._add_memo(stored, None)
 
     def take_attempts(self, label: str, about: dict[str, Any]) -> int:
         """Count what failed attempts of a step were billed, and give their number."""
@@ -299,7 +308,12 @@ class Journal:
 
     def is_done(self, label: str) -> bool:
         """Whether the step of this label in the current scope has a memo that was not asked for yet."""
-        return self.driver.engine.has_memo(hash_step_id(self.step_id(label)))
+        return self.driver.engine.has_memo(*self.hashed_ids(self.step_id(label)))
+
+    def hashed_ids(self, step_id: str) -> tuple[str, str]:
+        """The ids of a step for the engine: where it runs at once, and where it is planned."""
+        hashed_id = hash_step_id(step_id)
+        return hashed_id, planned_id(self.tag, hashed_id)
 
     def step_id(self, label: str) -> str:
         """The full id of a step in the current scope."""
@@ -415,6 +429,10 @@ def inside_scope() -> Iterator[Scope]:
     token, label_token = _scope.set(scope), _nested_label.set(None)
     try:
         yield scope
+    except Exception:
+        if scope.path:
+            journal.take_abandoned(scope.path)
+        raise
     finally:
         _scope.reset(token)
         _nested_label.reset(label_token)

@@ -251,12 +251,12 @@ class DurableRunner(Runner):
             driver.rewinds.append(before)
         failure: Exception | None = None
         try:
-            result = await driver.drive(main)
+            result = await driver.drive(main, journal.tag)
         except BaseException as error:
             if driver.has_ended:
                 driver.rewind()
             else:
-                journal.finish(failed=True)
+                journal.finish()
             if not isinstance(error, Exception) or not is_lasting(error):
                 raise
             failure = error

@@ -88,7 +88,7 @@ class _Drive:
                 await summarize(self.journal, self.starting_agent, result)
 
         try:
-            await self.driver.drive(main)
+            await self.driver.drive(main, self.journal.tag)
         finally:
             if self.driver.has_ended:
                 self.driver.rewind()
@@ -109,7 +109,7 @@ class _Drive:
                     set_sandbox_state(result, await take(error))
 
         if self.journal.last_steps:
-            await self.driver.drive(main)
+            await self.driver.drive(main, self.journal.tag, is_last=False)
 
     async def report_failure(self, error: Exception) -> None:
         """The run has failed.
@@ -122,7 +122,7 @@ class _Drive:
             with inside_run(self.journal):
                 await report_failure(self.journal, self.starting_agent, error)
 
-        await self.driver.drive(main)
+        await self.driver.drive(main, self.journal.tag)
 
     def abandoned(self, _: object) -> None:
         """The task that started the run has ended, and the run has not."""
@@ -216,8 +216,10 @@ class DurableRunResultStreaming(RunResultStreaming):
         if failure is not None:
             await drive.report_failure(failure)
             raise _as_durable(failure)
-        if self.final_output is not None or self.interruptions:  # else the user has cancelled it
+        if self.final_output is not None or self.interruptions:
             await drive.summarize(self)
+        else:  # the user has cancelled it
+            await drive.driver.leave(drive.journal.tag)
 
 
 def _is_cancelled() -> bool:
@@ -261,7 +263,7 @@ def start_streamed(
         assert result.run_loop_task is not None
         return result.run_loop_task
 
-    drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]))
+    drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]), journal.tag)
     result = made[0]
     drive.run.inner.add_done_callback(lambda _: _close(result))
     if drive.owner is not None:

@@ -48,6 +48,7 @@ async def summarize(journal: Journal, starting_agent: str, result: Any) -> None:
 
 async def report_failure(journal: Journal, starting_agent: str, error: Exception) -> None:
     """Export what a run used that has failed for good; one that the engine retries may end well yet."""
+    journal.take_abandoned(journal.name)
     provider = _tracer_provider(journal)
     if provider is None or not is_lasting(error):
         return

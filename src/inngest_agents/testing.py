@@ -25,8 +25,8 @@ from typing import Any, Final, Generic, TypeVar
 import inngest
 
 from inngest_agents._inngest_sdk import Opcode, ResponseInterrupt, StepResponse, make_step
-from inngest_agents.driver import OVERTAKEN
 from inngest_agents.journal import SPANS, SUMMARY
+from inngest_agents.step_ids import OVERTAKEN
 
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
 

@@ -13,8 +13,6 @@ from typing import Any
 import pytest
 
 import inngest_agents
-from inngest_agents._inngest_sdk import EngineRequest
-from inngest_agents.testing import replayed
 
 SOURCE = Path(inngest_agents.__file__).parent
 CODE = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
@@ -78,16 +76,6 @@ def test_a_seam_of_the_agents_sdk_takes_what_its_wrapper_relies_on(
 @pytest.mark.parametrize(("module", "attribute"), NAMES)
 def test_a_name_of_the_agents_sdk_is_there(module: str, attribute: str) -> None:
     assert find(module, attribute) is not None
-
-
-async def test_a_request_of_inngest_knows_whether_code_has_run() -> None:
-    async def handler(step: Any) -> bool:
-        engine = EngineRequest(step)
-        assert not engine.has_run_code
-        await engine.before_execution()
-        return engine.has_run_code
-
-    assert (await replayed(handler)).result
 
 
 @pytest.mark.parametrize(("module", "attribute"), INNGEST)

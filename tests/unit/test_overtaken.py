@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import inngest
 import pytest
 
 from inngest_agents import driver as driver_module
 from inngest_agents import durable, idempotency_key, set_step
+from inngest_agents._inngest_sdk import ResponseInterrupt, hash_step_id, make_step
+from inngest_agents.step_ids import OVERTAKEN
 from inngest_agents.testing import replayed
 
 
@@ -39,7 +42,53 @@ async def test_a_step_that_was_only_late_runs_once_and_under_its_own_key(monkeyp
     assert run.result == ["a", "b", "c"]
     assert sorted(executed) == ["a", "b", "c"]
     assert sorted(run.steps) == ["a", "b", "c"]
-    overtaken = [hashed for hashed, memo in run.memos.items() if memo.get("data") == driver_module.OVERTAKEN]
+    overtaken = [hashed for hashed, memo in run.memos.items() if memo.get("data") == OVERTAKEN]
     assert len(overtaken) == 1
     assert overtaken[0] in targets
-    assert keys[0].endswith(overtaken[0][:20])
+    assert keys[0].endswith(hash_step_id("b")[:20])
+
+
+async def test_a_step_planned_under_its_plain_id_by_an_earlier_version_is_run_and_read() -> None:
+    executed: list[str] = []
+
+    async def work(name: str) -> str:
+        executed.append(name)
+        return name
+
+    async def handler(step: Any) -> list[str]:
+        set_step(step)
+        return list(await asyncio.gather(durable("a", work, "a"), durable("b", work, "b")))
+
+    client = inngest.Inngest(app_id="app", is_production=False)
+    memos: dict[str, Any] = {}
+    for name in "ba":
+        target = hash_step_id(name)
+        step = make_step(client, dict(memos), run_id="r", attempt=0, max_attempts=1, target=target)
+        with pytest.raises(ResponseInterrupt) as ended:
+            await handler(step)
+        [response] = ended.value.responses
+        assert response.step.id == target
+        memos[target] = {"data": response.output}
+
+    run = await replayed(handler, memos=memos)
+    assert run.result == ["a", "b"]
+    assert executed == ["b", "a"]
+
+
+async def test_a_step_of_the_users_own_may_return_what_marks_an_overtaken_one() -> None:
+    calls: list[str] = []
+
+    async def own() -> Any:
+        calls.append("own")
+        return dict(OVERTAKEN)
+
+    async def work() -> str:
+        return "done"
+
+    async def handler(step: Any) -> Any:
+        set_step(step)
+        first = await durable("first", work)
+        return [first, await step.run("own", own), await durable("last", work)]
+
+    assert (await replayed(handler)).result == ["done", OVERTAKEN, "done"]
+    assert calls == ["own"]

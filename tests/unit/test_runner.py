@@ -13,7 +13,7 @@ from agents import Agent, AgentHooks, Runner, RunResult
 from agents.testing import ScriptedModel, assistant_message
 from openai import OpenAIError
 
-from inngest_agents import DurableRunner
+from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents.testing import replayed
 
 ASYNC = "await DurableRunner.run(agent, input, step=ctx.step)"
@@ -116,3 +116,16 @@ async def test_a_result_is_one_of_runner_with_stats_besides() -> None:
     run = await replayed(lambda step: DurableRunner.run(agent(), "go", step=step))
     assert isinstance(run.result, RunResult)
     assert run.result.to_dict() == {"final_output": "hi", "stats": run.result.stats.to_dict()}
+
+
+async def test_a_run_that_the_user_names_like_a_repeated_one_keeps_ids_of_its_own() -> None:
+    async def handler(step: Any) -> list[str]:
+        outputs = []
+        for name in ("shop:1", "shop", "shop"):
+            agent = Agent(name="shop", model=ScriptedModel([[assistant_message("done")]]))
+            options = DurableOptions(name=name, stats_step=False)
+            outputs.append((await DurableRunner.run(agent, "go", step=step, options=options)).final_output)
+        return outputs
+
+    run = await replayed(handler)
+    assert run.steps == ["shop:1/1 model shop", "shop/1 model shop", "shop:1:1/1 model shop"]

@@ -79,6 +79,7 @@ async def run_step(
     """
     scope = current_scope()
     step_id = journal.step_id(label)
+    hashed_id, planned_id = journal.hashed_ids(step_id)
     order = journal.next_order()
     base: dict[str, Any] = {
         "kind": kind,
@@ -130,7 +131,8 @@ async def run_step(
     request = StepRequest(
         step_id=step_id,
         about=base,
-        hashed_id=hash_step_id(step_id),
+        hashed_id=hashed_id,
+        planned_id=planned_id,
         run=run,
         after_save=after_save,
         max_attempts=max_attempts,

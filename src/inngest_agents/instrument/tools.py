@@ -83,7 +83,7 @@ async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, c
             return task.result()
         await asyncio.wait((task,))
     else:
-        journal.take_abandoned(label)
+        journal.take_abandoned(journal.step_id(label))
 
     async def call(_: StepScope) -> bool:
         return True
