@@ -8,15 +8,14 @@ from typing import Any
 import inngest
 import pytest
 
-from inngest_agents import driver as driver_module
-from inngest_agents import durable, idempotency_key, set_step
+from inngest_agents import durable, idempotency_key, scheduling, set_step
 from inngest_agents._inngest_sdk import ResponseInterrupt, hash_step_id, make_step
 from inngest_agents.step_ids import OVERTAKEN
 from inngest_agents.testing import replayed
 
 
 async def test_a_step_that_was_only_late_runs_once_and_under_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "OVERTAKEN_GRACE_SECONDS", 0.01)
+    monkeypatch.setattr(scheduling, "OVERTAKEN_GRACE_SECONDS", 0.01)
     executed: list[str] = []
     keys: list[str] = []
     targets: list[str | None] = []

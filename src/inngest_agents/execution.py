@@ -1,0 +1,236 @@
+"""Runs the steps of one request: each in a task of its own, to a saved output, an answer, or a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import inngest
+
+from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.checkpoint import MAX_OUTPUT, SaveOutcome, encoded, output_size
+from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name
+from inngest_agents.journal import StepRequest, StepScope, inside_step
+
+if TYPE_CHECKING:
+    from inngest_agents.asked import Asked, Shared
+    from inngest_agents.request_end import RequestEnd
+    from inngest_agents.stats.records import UsageRecord
+
+_billed_before: dict[tuple[str, str], list[UsageRecord]] = {}
+"""What earlier attempts of a step were billed, by run and step id, where the engine offers no checkpointing."""
+
+BILLED_LIMIT: Final = 1000
+"""How many steps are waited for with it: one whose run was cancelled does not come again."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Attempt:
+    """One execution of a step."""
+
+    scope: StepScope
+    started: int = dataclasses.field(default_factory=time.time_ns)
+    _start: int = dataclasses.field(default_factory=time.perf_counter_ns)
+
+    def timing(self) -> dict[str, int]:
+        """When it began and what it has taken so far, in nanoseconds, as in an opcode."""
+        return {"a": self.started, "b": time.perf_counter_ns() - self._start}
+
+
+class StepRunner:
+    """Runs the steps of one request.
+
+    Args:
+        engine: the request.
+        end: how it ends.
+        asked: the steps that wait for an answer, by hashed id; one that was saved is taken out.
+        shared: what the drivers of the request share.
+        deadline: the time after which the next step that ends is answered, and the request with it; None for never.
+    """
+
+    def __init__(
+        self,
+        engine: sdk.EngineRequest,
+        end: RequestEnd,
+        asked: dict[str, Asked],
+        shared: Shared,
+        deadline: float | None,
+    ) -> None:
+        self.has_started = False
+        """Whether a step was started in this request."""
+        self._engine = engine
+        self._end = end
+        self._asked = asked
+        self._shared = shared
+        self._deadline = deadline
+
+    def start(self, asked: Asked) -> None:
+        """Run a step that was asked for."""
+        self._end.running.add(asked)
+        self.has_started = self._shared.is_answered = True
+        asked.task = self._end.loop.create_task(self._run(asked), context=asked.request.context)
+        asked.task.add_done_callback(lambda _: self._left(asked))
+
+    def _left(self, asked: Asked) -> None:
+        """A step's task has ended, in whatever way."""
+        self._end.running.discard(asked)
+        task = asked.task
+        assert task is not None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # Not the step's own error, but one of ours: it must end the run and not be lost.
+            self._end.at_once(error)
+        self._end.conclude()
+
+    async def _run(self, asked: Asked) -> None:
+        request, saver = asked.request, self._end.saver
+        if saver is not None:
+            outcome = await saver.flush() if request.after_save else saver.outcome
+            if outcome is not SaveOutcome.SAVED:
+                self._end.answer()
+                return
+        if self._end.is_near:
+            return  # this step is asked for again in the next request
+        await self._engine.before_execution()
+        attempt = _Attempt(self._scope(asked))
+        token = sdk.mark_in_step()
+        try:
+            with inside_step(attempt.scope):
+                payload = await request.run(attempt.scope)
+        except sdk.NestedStepInterrupt:
+            self._failed(request, _nested_step(request), attempt)
+        except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
+            await self._failed_and_billed(request, error, attempt)
+        except asyncio.CancelledError as error:
+            if asked.task is None or asked.task.cancelling():
+                raise
+            # Raised by the user's code: nobody cancels this step.
+            await self._failed_and_billed(request, error, attempt)
+        else:
+            await self._finished(asked, payload, attempt)
+        finally:
+            sdk.unmark_in_step(token)
+
+    def _scope(self, asked: Asked) -> StepScope:
+        run_id, step_id = self._engine.run_id, asked.request.step_id
+        # Not of the hashed id, which is another one for a step that was taken for overtaken.
+        key = sdk.hash_step_id(step_id)[:20]
+        scope = StepScope(step_id, f"{run_id}-{key}", self._engine.attempt)
+        scope.maybe_repeated = asked.after_replay
+        scope.nested_usage.extend(_billed_before.pop((run_id, step_id), ()))
+        return scope
+
+    # Finished ---------------------------------------------------------------------------------------------------
+
+    async def _finished(self, asked: Asked, payload: dict[str, Any], attempt: _Attempt) -> None:
+        request = asked.request
+        metadata = request.metadata(payload) if request.metadata is not None else None
+        response = _response(request, sdk.Opcode.STEP_RUN, output=payload, timing=attempt.timing(), metadata=metadata)
+        saver = None if self._is_to_be_answered(asked) else self._end.saver
+        opcode = await self._engine.opcode(response) if saver is not None else None
+        text = encoded(opcode if opcode is not None else payload)
+        size = output_size(text)
+        if size > MAX_OUTPUT and opcode is not None:
+            size = output_size(encoded(opcode["data"]))  # without the step's names and its input
+        if size > MAX_OUTPUT:
+            # Answered all the same, it would be refused and the step run again, as often as there are attempts.
+            self._failed(request, OutputTooLargeError(request.step_id, size, MAX_OUTPUT), attempt)
+            return
+        if saver is None:
+            self._end.answer(response)
+            return
+        saver.add(text, response)
+        self._asked.pop(request.hashed_id, None)
+        if not asked.future.done():
+            asked.future.set_result(payload)
+
+    def _is_to_be_answered(self, asked: Asked) -> bool:
+        """Whether the request ends with this step, though it could be saved."""
+        overdue = self._deadline is not None and time.monotonic() > self._deadline
+        # A checkpoint does not reset the attempts of the request that is open, an answer does: without one, a step that
+        # fails later would share the attempts of the step for which this request is a retry.
+        yields = overdue or self._engine.attempt > 0
+        # Beside a step that still runs it must be saved at once: the answer comes only when that one has ended.
+        return yields and self._end.running == {asked} and not self._end.is_near
+
+    # Failed -----------------------------------------------------------------------------------------------------
+
+    async def _failed_and_billed(self, request: StepRequest, error: BaseException, attempt: _Attempt) -> None:
+        """A step has failed that may have been billed: that is a step of its own, so that it is counted."""
+        made = await request.billed(attempt.scope, error) if request.billed is not None else None
+        if made is None:
+            self._failed(request, error, attempt)
+            return
+        info = sdk.step_info(made.step_id, made.hashed_id, sdk.Opcode.STEP_RUN, metadata=made.metadata)
+        response = sdk.StepResponse(output=made.stored, step=info)
+        if self._end.saver is not None:
+            self._end.saver.add(encoded(await self._engine.opcode(response)), response)
+            self._failed(request, error, attempt)
+        elif self._is_last(request, error, attempt):
+            self._failed(request, error, attempt, response)
+        else:
+            # Answered with a finished step, the failed one would have all its attempts again. So the next attempt takes
+            # it along, if it is made by this process.
+            _billed_before[self._engine.run_id, request.step_id] = attempt.scope.nested_usage
+            while len(_billed_before) > BILLED_LIMIT:
+                del _billed_before[next(iter(_billed_before))]
+            self._failed(request, error, attempt)
+
+    def _failed(
+        self, request: StepRequest, error: BaseException, attempt: _Attempt, *answers: sdk.StepResponse
+    ) -> None:
+        is_last = self._is_last(request, error, attempt)
+        if not is_last and self._end.retry is None and (delay := _retry_after(request, error)) is not None:
+            self._end.retry = inngest.RetryAfterError(
+                f"step {request.step_id!r}: {message_of(error)}", retry_after=round(delay * 1000)
+            )
+            self._end.retry.__cause__ = error
+        notes = notes_on(error, request.span_times)
+        response = _response(
+            request,
+            sdk.Opcode.STEP_FAILED if is_last else sdk.Opcode.STEP_ERROR,
+            error=sdk.step_error(error, qualified_name(error), message_of(error), notes),
+            timing=attempt.timing(),
+        )
+        self._end.answer(*answers, response)
+
+    def _is_last(self, request: StepRequest, error: BaseException, attempt: _Attempt) -> bool:
+        """Whether a step that has failed is not tried again."""
+        if isinstance(error, inngest.NonRetriableError) or getattr(error, "is_retriable", True) is False:
+            return True
+        if request.is_final is not None and isinstance(error, Exception) and request.is_final(error):
+            return True
+        limits = [limit for limit in (request.max_attempts, self._engine.max_attempts) if limit is not None]
+        return bool(limits) and attempt.scope.attempt + 1 >= min(limits)
+
+
+def _response(
+    request: StepRequest,
+    op: sdk.Opcode,
+    *,
+    output: Any = None,
+    error: Exception | None = None,
+    timing: dict[str, int] | None = None,
+    metadata: list[dict[str, Any]] | None = None,
+) -> sdk.StepResponse:
+    info = sdk.step_info(request.step_id, request.hashed_id, op, opts=request.opts, timing=timing, metadata=metadata)
+    return sdk.StepResponse(output=output, original_error=error, step=info)
+
+
+def _retry_after(request: StepRequest, error: BaseException) -> float | None:
+    if isinstance(error, inngest.RetryAfterError):
+        import datetime
+
+        now = datetime.datetime.now(error.retry_after.tzinfo)
+        return max(0.0, (error.retry_after - now).total_seconds())
+    if request.retry_after is None or not isinstance(error, Exception):
+        return None
+    return request.retry_after(error)
+
+
+def _nested_step(request: StepRequest) -> inngest.NonRetriableError:
+    return inngest.NonRetriableError(
+        f"step {request.step_id!r} used step.run (or another method of ctx.step) inside itself. What runs in a step "
+        "is one unit for Inngest: call the function directly, or move the inner step out of the tool."
+    )

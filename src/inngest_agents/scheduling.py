@@ -1,0 +1,196 @@
+"""Decides which of the steps that were asked for start in this request, and which are planned for one of their own.
+
+With checkpointing, every new step starts at once. Without it (specification, section 5.3.1): one new step alone is run
+and ends the request, several are planned, and a targeted request runs its target only. Which steps belong together is
+found by waiting until the loop has been idle for some turns; that decides how wide a plan is and never whether it is
+right: a step that comes late is simply found by a later request.
+
+The engine goes on only when each planned step has ended. One that its run no longer needs, as the steps beside it have
+taken the run another way, is answered here with `OVERTAKEN`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.step_ids import OVERTAKEN, tag_of
+
+if TYPE_CHECKING:
+    from inngest_agents.asked import Asked, Loop, Shared
+    from inngest_agents.execution import StepRunner
+    from inngest_agents.journal import StepRequest
+    from inngest_agents.request_end import RequestEnd
+
+IDLE_TURNS: Final = 64
+"""Turns of the event loop without a new request after which a batch counts as whole (measured: gaps of 15 to 43)."""
+
+TARGET_GRACE_SECONDS: Final = 10.0
+"""How long a targeted request waits for a step that no durable run has planned, while one asks for other steps."""
+
+OVERTAKEN_GRACE_SECONDS: Final = 1.0
+"""The same for a step that a durable run has planned, before it counts as overtaken."""
+
+POLL_SECONDS: Final = 0.005
+"""How often a targeted request looks whether its step is asked for."""
+
+
+class Scheduler:
+    """Starts or plans the steps of one request.
+
+    Args:
+        engine: the request.
+        end: how it ends.
+        steps: runs them.
+        asked: those that wait for an answer, by hashed id.
+        loops: those under way.
+        shared: what the drivers of the request share.
+        is_in_group: whether the request is inside of `group.parallel`, where steps are planned and not run.
+    """
+
+    def __init__(
+        self,
+        engine: sdk.EngineRequest,
+        end: RequestEnd,
+        steps: StepRunner,
+        asked: dict[str, Asked],
+        loops: list[Loop],
+        shared: Shared,
+        *,
+        is_in_group: bool,
+    ) -> None:
+        self.activity = 0
+        """Counts what the loops ask for."""
+        self.is_replaying = engine.memo_count > 0
+        """Whether no step that is new was started yet."""
+        self._engine = engine
+        self._end = end
+        self._steps = steps
+        self._asked = asked
+        self._loops = loops
+        self._shared = shared
+        self._is_in_group = is_in_group
+        self._settling: asyncio.Task[None] | None = None
+        self._target = engine.target
+        self._owner = tag_of(engine.target) if engine.target is not None else None
+        """The tag of the durable run that has planned the target."""
+        self._target_name = "overtaken"
+
+    def adopt(self, request: StepRequest) -> None:
+        """Give the step that this request is for the id under which it was planned."""
+        if self._target in (request.hashed_id, request.planned_id):
+            request.hashed_id, self._target_name = self._target, request.step_id
+
+    def begin(self, asked: Asked) -> None:
+        """Start a step at once, or together with others that are asked for now."""
+        if self._end.is_near:
+            return
+        if self._end.saver is not None and not self.is_replaying:
+            self._steps.start(asked)
+        elif self._settling is None:
+            self._settling = self._end.loop.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        """Wait until the loops ask for nothing more, then start, run or plan what they have asked for."""
+        idle, seen = 0, self.activity
+        while idle < IDLE_TURNS:
+            await asyncio.sleep(0)
+            idle = idle + 1 if seen == self.activity else 0
+            seen = self.activity
+        self._settling = None
+        waiting = self._waiting()
+        if self._end.is_near or not waiting:
+            return
+        if self._end.saver is not None:
+            self.is_replaying = False
+            for asked in waiting:
+                self._steps.start(asked)
+        elif self._target is not None:
+            await self._run_target(self._target)
+        elif len(waiting) > 1 or self._is_in_group or self._engine.disable_immediate_execution:
+            self._end.answer(*(_planned(asked.request) for asked in waiting))
+        elif not self._end.running:
+            self._steps.start(waiting[0])
+
+    def _waiting(self) -> list[Asked]:
+        return [asked for asked in self._asked.values() if asked.is_waiting]
+
+    # A request for one planned step -----------------------------------------------------------------------------
+
+    async def _run_target(self, target: str) -> None:
+        """Run the target once it is asked for, or answer for those who ask for other steps instead."""
+        started = time.monotonic()
+        while (asked := self._asked.get(target)) is None:
+            if self._end.is_near or not self._waiting():
+                return
+            self._give_up(target, waited=time.monotonic() - started)
+            await asyncio.sleep(POLL_SECONDS)
+        if asked.task is None:
+            self._steps.start(asked)
+
+    def _give_up(self, target: str, *, waited: float) -> None:
+        """End the request if the target is not to be found here, or if that has been waited for long enough.
+
+        Its run may go on without it where the guardrail of a nested agent has tripped, say.
+        """
+        if self._is_in_group and not self._is_owner_under_way():
+            # Another function's of the group, which asks each of them in turn.
+            self._end.at_once(sdk.SkipInterrupt(target) if self._owner is None else self._missed(target))
+        elif self._owner is not None and waited > OVERTAKEN_GRACE_SECONDS:
+            self._end.answer(self._overtaken(target))
+        elif waited > TARGET_GRACE_SECONDS:
+            self._end.at_once(sdk.SkipInterrupt(target))
+
+    async def leave(self, tag: str) -> None:
+        """A durable run has ended, with a result or an error, and asks for no more steps.
+
+        If the request is for a step that it has planned, nobody will ask for that one any more. If it is for a step of
+        another run that is under way, the caller waits for that one: he would go on to steps which this request may
+        not run.
+
+        Raises:
+            ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
+        """
+        if self._target is not None and self._owner is not None and not self._end.is_near:
+            if self._owner == tag:
+                self._end.answer(self._overtaken(self._target))
+            else:
+                await self._wait_for_owner()
+        if self._end.is_near:
+            await self._end.reached()
+
+    async def _wait_for_owner(self) -> None:
+        started = time.monotonic()
+        while self._is_owner_under_way() and not self._end.is_near:
+            if time.monotonic() - started > TARGET_GRACE_SECONDS:
+                return  # it waits for the caller, perhaps
+            await asyncio.wait((self._end.future,), timeout=POLL_SECONDS)
+
+    def _is_owner_under_way(self) -> bool:
+        return any(loop.tag == self._owner and loop.driven for loop in self._loops)
+
+    def _overtaken(self, target: str) -> sdk.StepResponse:
+        self._shared.is_answered = True
+        info = sdk.step_info(self._target_name, target, sdk.Opcode.STEP_RUN)
+        return sdk.StepResponse(output=OVERTAKEN, step=info)
+
+    def _missed(self, target: str) -> sdk.ResponseInterrupt:
+        """The end of a function in `group.parallel` that does not ask for the target; maybe no other does either."""
+        return sdk.missed(lambda: None if self._shared.is_answered else self._overtaken(target))
+
+
+def _planned(request: StepRequest) -> sdk.StepResponse:
+    info = sdk.step_info(request.step_id, request.planned_id, sdk.Opcode.PLANNED, opts=request.opts)
+    return sdk.StepResponse(step=info)
+
+
+def drop_markers(engine: sdk.EngineRequest) -> set[str]:
+    """Take the memos away that are no step's, so that only those count which somebody may ask for.
+
+    Returns:
+        the hashed ids of planned steps that were not needed.
+    """
+    engine.drop_memos(lambda hashed_id, _: sdk.is_join(hashed_id))
+    return engine.drop_memos(lambda hashed_id, value: tag_of(hashed_id) is not None and value == OVERTAKEN)
