@@ -7,10 +7,11 @@ from typing import Any
 
 import inngest
 import pytest
+from inngest._internal.step_lib import Group
 
 from inngest_agents import durable, idempotency_key, scheduling, set_step
-from inngest_agents._inngest_sdk import ResponseInterrupt, hash_step_id, make_step
-from inngest_agents.step_ids import OVERTAKEN
+from inngest_agents._inngest_sdk import ResponseInterrupt, SkipInterrupt, hash_step_id, make_step
+from inngest_agents.step_ids import OVERTAKEN, planned_id, run_tag
 from inngest_agents.testing import replayed
 
 
@@ -91,3 +92,39 @@ async def test_a_step_of_the_users_own_may_return_what_marks_an_overtaken_one() 
 
     assert (await replayed(handler)).result == ["done", OVERTAKEN, "done"]
     assert calls == ["own"]
+
+
+async def test_a_step_of_the_users_own_is_never_taken_for_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "TARGET_GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(scheduling, "OVERTAKEN_GRACE_SECONDS", 0.0)
+
+    async def work() -> str:
+        return "done"
+
+    client = inngest.Inngest(app_id="app", is_production=False)
+    target = hash_step_id("own")
+    step = make_step(client, {}, run_id="r", attempt=0, max_attempts=1, target=target)
+    with pytest.raises(SkipInterrupt) as ended:  # which Inngest reports as an unexpected step
+        await durable("first", work, step=step)
+    assert ended.value.step_id == target
+
+
+async def test_a_group_answers_for_a_step_that_comes_too_late_to_be_found() -> None:
+    async def work(name: str) -> str:
+        return name
+
+    async def late(step: Any) -> str:
+        await asyncio.sleep(0.2)
+        return await durable("b", work, "b", step=step)
+
+    client = inngest.Inngest(app_id="app", is_production=False)
+    target = planned_id(run_tag(""), hash_step_id("b"))
+    step = make_step(client, {}, run_id="r", attempt=0, max_attempts=1, target=target)
+
+    async def both() -> Any:
+        return await asyncio.gather(durable("a", work, "a", step=step), late(step))
+
+    with pytest.raises(ResponseInterrupt) as ended:
+        await Group().parallel((both, lambda: durable("c", work, "c", step=step)))
+    answered = [response for response in ended.value.responses if response.step.id]
+    assert [(response.step.id, response.output) for response in answered] == [(target, OVERTAKEN)]
