@@ -301,12 +301,13 @@ blocked_message: Final[Any] = name("agents.run_internal.blocked_output", "_resol
 
 # run_internal/items.py: by what the SDK tells a copy of a run item from an equal one.
 occurrence_key: Final[Any] = name("agents.run_internal.items", "nested_history_run_item_occurrence_key")
+_ensure_occurrence_key: Final[Any] = name("agents.run_internal.items", "ensure_nested_history_run_item_occurrence_key")
 _OCCURRENCE_KEY: Final[str] = name("agents.run_internal.items", "_NESTED_HISTORY_RUN_ITEM_OCCURRENCE_KEY")
 
 
 def mark_as_copy(item: Any, original: Any) -> None:
-    """Make a run item one that was copied from another."""
-    setattr(item, _OCCURRENCE_KEY, occurrence_key(original))
+    """Make a run item one that was copied from another; on a replay, nobody has given that one a key yet."""
+    setattr(item, _OCCURRENCE_KEY, _ensure_occurrence_key(original))
 
 
 # run_internal/session_persistence.py: what a session's history is compared by, and the private half of compaction.
@@ -380,6 +381,12 @@ def tap_events(result: agents.RunResultStreaming, tap: Callable[[Callable[[Any],
     """
     queue = getattr(result, _EVENT_QUEUE)
     queue.put_nowait = functools.partial(tap, queue.put_nowait)
+
+
+def event_sender(result: agents.RunResultStreaming) -> Callable[[Any], None]:
+    """Puts an event into the queue of a streamed run, as its loop does."""
+    send: Callable[[Any], None] = getattr(result, _EVENT_QUEUE).put_nowait
+    return send
 
 
 _CLEANUP: Final = "_cleanup_tasks"

@@ -121,6 +121,8 @@ class Scope:
     """What the user's functions said for the turn under way; see `instrument.dynamic`."""
     run_config: Any = None
     """The loop's `RunConfig`, once it has called a model."""
+    show_event: Callable[[Any], None] = lambda _: None
+    """Gives an event to the consumer of a streamed loop."""
     blocked_message: str | None = None
     """What stands in place of an output that a guardrail has blocked; see `instrument.guardrails`."""
     sandboxes: list[DurableSandbox] = dataclasses.field(default_factory=list)

@@ -26,6 +26,7 @@ from inngest_agents.instrument.items import (
     decode_run_items,
     encode_inputs,
     encode_run_items,
+    place_of,
     snapshot,
 )
 from inngest_agents.instrument.tools import tool_label
@@ -186,8 +187,7 @@ def _encode_data(made: HandoffInputData, given: list[Any], history: Any, before:
         encoded["input"] = encode_run_items(made.input_items, given, before[0])
     owned = sdk.history_owned_items(made)
     if owned:
-        places = {id(item): index for index, item in enumerate(given)}
-        encoded["owned"] = [[places.get(id(item.run_item)), item.input_index, item.digest] for item in owned]
+        encoded["owned"] = [[place_of(item.run_item, given), item.input_index, item.digest] for item in owned]
     return encoded
 
 

@@ -27,7 +27,10 @@ def _raw(item: Any) -> Any:
 
 
 def encode_inputs(made: Any, given: Sequence[Any], before: Sequence[Any]) -> Any:
-    """The input items `made` as JSON: [first, last] for a run of unchanged ones of `given`, {"item": …} for others.
+    """The input items `made` as JSON.
+
+    A run of unchanged ones of `given` is [first, last], one that was changed in place is {"place": …, "item": …}, or
+    {"dropped": …, "item": …} where it is not among the `made` ones, and a new one is {"item": …}.
 
     Args:
         made: what the user's function gave: a list or tuple of input items; anything else is stored as it is.
@@ -39,8 +42,10 @@ def encode_inputs(made: Any, given: Sequence[Any], before: Sequence[Any]) -> Any
     places = {id(item): index for index, item in enumerate(given)}
     parts: list[Any] = []
     for item in made:
-        encoded = codec.encode(item)
-        place = places.get(id(item))
+        encoded, place = codec.encode(item), places.get(id(item))
+        if place is not None and before[place] != encoded and type(item) is dict:
+            parts.append({"place": place, "item": encoded})
+            continue
         if place is None or before[place] != encoded:
             place = next((index for index, known in enumerate(before) if known == encoded), None)
         last = parts[-1] if parts and isinstance(parts[-1], list) else None
@@ -50,37 +55,64 @@ def encode_inputs(made: Any, given: Sequence[Any], before: Sequence[Any]) -> Any
             last[1] = place
         else:
             parts.append([place, place])
-    return parts
+    return parts + _changed_and_dropped(made, given, before)
+
+
+def _changed_and_dropped(made: Sequence[Any], given: Sequence[Any], before: Sequence[Any]) -> list[Any]:
+    """What was changed in place and left out: the run still holds it, and shows it to a later call."""
+    kept = set(map(id, made))
+    dropped = [(place, item) for place, item in enumerate(given) if id(item) not in kept and type(item) is dict]
+    now = [(place, codec.encode(item)) for place, item in dropped]
+    return [{"dropped": place, "item": encoded} for place, encoded in now if before[place] != encoded]
 
 
 def decode_inputs(stored: Any, given: Sequence[Any]) -> Any:
-    """The input items that `encode_inputs` stored."""
+    """The input items that `encode_inputs` stored; what was changed in place is changed in `given`, too."""
     if isinstance(stored, dict):
         return codec.decode(stored["value"])
     made: list[Any] = []
     for part in stored:
         if isinstance(part, list):
             made.extend(given[part[0] : part[1] + 1])
+        elif "place" in part:
+            made.append(_changed(given[part["place"]], part["item"]))
+        elif "dropped" in part:
+            _changed(given[part["dropped"]], part["item"])
         else:
             made.append(codec.decode(part["item"]))
     return made
 
 
+def _changed(item: Any, stored: Any) -> Any:
+    """The same item with what it holds now: the SDK tells by the object which item it has sent."""
+    now = codec.decode(stored)
+    item.clear()
+    item.update(now)
+    return item
+
+
 def encode_run_items(made: Sequence[Any], given: Sequence[Any], before: Sequence[Any]) -> list[Any]:
     """Run items as JSON: the place of one of `given` (with its raw item if that was changed), or its fields in full."""
     places = {id(item): index for index, item in enumerate(given)}
-    originals = {sdk.occurrence_key(item): index for index, item in enumerate(given)}
-    originals.pop(None, None)
     parts: list[Any] = []
     for item in made:
         place = places.get(id(item))
         if place is None:
-            fields, original = _encode_fields(item), originals.get(sdk.occurrence_key(item))
+            fields, original = _encode_fields(item), place_of(item, given)
             parts.append(fields if original is None else {**fields, "copy_of": original})
             continue
         raw = codec.encode(item.raw_item)
         parts.append(place if raw == before[place] else {"place": place, "raw_item": raw})
     return parts
+
+
+def place_of(item: Any, given: Sequence[Any]) -> int | None:
+    """The place of a run item, or of the one that it was copied from, among the `given` ones."""
+    key = sdk.occurrence_key(item)
+    for place, known in enumerate(given):
+        if known is item or (key is not None and sdk.occurrence_key(known) == key):
+            return place
+    return None
 
 
 def decode_run_items(stored: Sequence[Any], given: Sequence[Any], agents: Mapping[str, Agent[Any]]) -> tuple[Any, ...]:

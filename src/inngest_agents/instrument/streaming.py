@@ -5,7 +5,8 @@ step runs. What is stored is the last event, which holds the whole response. A m
 loop gets that last event alone, which is all that it needs to make the same run items.
 
 The last event goes to the loop only when the step is done, on the first pass too: then the run goes on from what is
-stored. A stream that breaks off or ends with a failure fails its step, so that the engine retries it.
+stored. A stream that breaks off or ends with a failure fails its step, so that the engine retries it; the event that
+tells of the failure goes to the consumer alone.
 """
 
 from __future__ import annotations
@@ -203,6 +204,7 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
             sdk.tap_events(result, _NestedTap(journal, kwargs["starting_agent"]))
         else:
             sdk.tap_events(result, _OuterTap(journal, scope))
+        scope.show_event = sdk.event_sender(result)
         kwargs["hooks"] = durable_hooks(journal, kwargs.get("hooks"))
         session = kwargs.get("session")
         if session is not None:
@@ -315,6 +317,7 @@ class _Live:
                         continue
                     if kind in _FAILED or kind in _ERRORS:
                         accounting.note(getattr(event, "response", None))
+                        await self._show_failure(event)
                         raise _failure(kind, event)
                     if isinstance(event, ResponseOutputItemDoneEvent):
                         done_items.append(event.item)
@@ -326,6 +329,11 @@ class _Live:
         for _ in range(NESTED_GRACE_TURNS if self._scope.path else 0):
             await asyncio.sleep(0)
         return turn
+
+    async def _show_failure(self, event: Any) -> None:
+        """Pass on the event that ends a failed stream, past the SDK's loop: that one would end the run at once."""
+        await self.queue.join()
+        self._scope.show_event(RawResponsesStreamEvent(data=event))
 
     def _to_sink(self, step: StepScope) -> Callable[[Any], None]:
         sink: sinks.SinkPump | None = self._journal.sink

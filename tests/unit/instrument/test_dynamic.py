@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from agents import (
@@ -20,7 +20,7 @@ from agents import (
 from agents.run_config import CallModelData, ModelInputData
 from agents.run_error_handlers import RunErrorHandlerResult
 from agents.testing import ScriptedModel, assistant_message, function_call
-from oracle import both
+from oracle import both, shown
 
 from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
@@ -266,6 +266,49 @@ async def test_a_filter_that_changes_items_in_place_sends_the_changed_ones() -> 
         [{"role": "user", "content": "my secret"}],
         run_config=RunConfig(call_model_input_filter=mark),
     )
+
+
+async def test_an_item_that_a_filter_changes_and_leaves_out_stays_changed_for_the_next_turn() -> None:
+    def blacken(data: CallModelData[Any]) -> ModelInputData:
+        items: list[Any] = list(data.model_data.input)
+        items[0]["content"] += "!"
+        kept: Any = items[1:] if len(items) > 2 else items
+        return ModelInputData(input=kept, instructions=None)
+
+    await both(
+        lambda model: Agent(name="a", model=model, tools=[add]),
+        two_turns_of_tools,
+        [{"role": "user", "content": "secret"}, {"role": "user", "content": "and?"}],
+        run_config=RunConfig(call_model_input_filter=blacken),
+    )
+
+
+async def test_a_filter_that_changes_pending_input_in_place_keeps_it_known_to_the_sdk() -> None:
+    async def asked(run: Any, **kwargs: Any) -> Any:
+        model = ScriptedModel([[function_call("add", {"a": 1, "b": 2}, call_id="c1")], [assistant_message("done")]])
+        agent: Agent[Any] = Agent(name="a", model=model, tools=[add])
+
+        def rewrite(data: CallModelData[Any]) -> ModelInputData:
+            for item in data.model_data.input:
+                if item.get("content") == "late":
+                    cast("Any", item)["content"] = "filtered"
+            return data.model_data
+
+        first = Runner.run_streamed(agent, "hi", auto_previous_response_id=True)
+        async for _ in first.stream_events():
+            first.cancel(mode="after_turn")
+        state = first.to_state()
+        state.add_input("late")
+        config = RunConfig(call_model_input_filter=rewrite)
+        result = await run(agent, state, run_config=config, **kwargs)
+        return shown(result), model.calls[-1].input, state.pending_input
+
+    async def durably(agent: Any, state: Any, **kwargs: Any) -> Any:
+        return (await replayed(lambda step: DurableRunner.run(agent, state, step=step, **kwargs))).result
+
+    plain = await asked(Runner.run)
+    assert "filtered" in str(plain[1])
+    assert await asked(durably) == plain
 
 
 async def test_a_filter_that_returns_something_else_raises_what_the_sdk_raises() -> None:

@@ -242,6 +242,24 @@ def test_a_copy_that_a_filter_made_of_an_item_is_known_as_one() -> None:
     assert occurrence_key(made) == occurrence_key(given[1])
 
 
+async def test_a_filter_that_nests_the_history_and_copies_items_does_not_double_them() -> None:
+    def mine(data: HandoffInputData) -> HandoffInputData:
+        nested = nest_handoff_history(data)
+        return nested.clone(new_items=copy.deepcopy(nested.new_items))
+
+    def build(model: ScriptedModel) -> Agent[Any]:
+        sales: Agent[Any] = Agent(name="sales", model=model)
+        return Agent(name="triage", model=model, handoffs=[handoff(sales, input_filter=mine)])
+
+    def script() -> list[Any]:
+        call = function_call("transfer_to_sales", {}, call_id="c1")
+        return [[assistant_message("same"), call], [assistant_message("done")]]
+
+    result = await both(build, script)
+    assert result.durable.to_input_list() == result.plain.to_input_list()
+    assert str(result.durable.to_input_list()).count("same") == 1
+
+
 async def test_a_filter_with_input_items_keeps_the_history_of_the_session_apart() -> None:
     def mine(data: HandoffInputData) -> HandoffInputData:
         return data.clone(input_items=tuple(item for item in data.new_items if item.type == "handoff_output_item"))

@@ -280,14 +280,28 @@ async def test_a_stream_that_ends_with_a_failure_fails_its_step(kind: str) -> No
     def agent() -> Agent[Any]:
         return add_agent([ModelStep.stream(stream)] * 3)
 
+    async def kinds(result: Any, seen: list[str]) -> None:
+        async for event in result.stream_events():
+            seen.append(event.data.type if isinstance(event, RawResponsesStreamEvent) else event.type)
+
+    shown: list[str] = []
     with pytest.raises(ModelBehaviorError) as plain:
-        await consumed(Runner.run_streamed(agent(), "hi"))
+        await kinds(Runner.run_streamed(agent(), "hi"), shown)
     calls.clear()
     durable = agent()
+    requests: list[list[str]] = []
+
+    async def handler(step: Any) -> None:
+        requests.append([])
+        await kinds(DurableRunner.run_streamed(durable, "hi", step=step), requests[-1])
+
     with pytest.raises(ModelBehaviorError) as error:
-        await replayed(lambda step: DurableRunner.run_streamed(durable, "hi", step=step).wait(), max_attempts=3)
+        await replayed(handler, max_attempts=3)
     assert str(error.value) == str(plain.value)
     assert len(calls) == (3 if kind == "response.failed" else 1)
+    assert shown[-1] == kind
+    assert requests[: len(calls)] == [shown] * len(calls)
+    assert all(request == ["agent_updated_stream_event"] for request in requests[len(calls) :])
 
 
 async def test_a_stream_without_an_end_is_an_error_as_under_the_plain_runner() -> None:
