@@ -9,7 +9,8 @@ the key `$type`:
 - `str`, `int`, `float`: those that no JSON text carries through the server: lone surrogates, which its own parser
   refuses, NaN and infinities, and numbers that it writes in another way (it makes each a double, and 1.0 a 1);
 - `model` (`exact_model` with such values in it), `dataclass`, `enum`: pydantic models, dataclasses and enums, found
-  again by module and name among what is imported already (nothing is imported for it);
+  again by module and name among what is imported already (nothing is imported for it), or, if they were made in a
+  function, through the user's function that gave them (see `inngest_agents.local_classes`);
 - `text`: anything else, as the text that the model would have seen, with a JSON picture of the value for people.
 
 A value is stored typed only if decoding it gives an equal text; else as `text`. So what the model sees is always the
@@ -37,6 +38,8 @@ import pydantic
 from agents import ModelResponse, Usage
 from openai import BaseModel as OpenAIModel
 from openai.types.responses import ResponseOutputItem
+
+from inngest_agents.local_classes import find_local, reference_to
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -245,11 +248,13 @@ def _picture(value: Any) -> Any:
 
 
 def _class_reference(cls: type[Any]) -> str | None:
-    reference = f"{cls.__module__}:{cls.__qualname__}"
+    reference = reference_to(cls)
     return reference if _find_class(reference) is cls else None
 
 
 def _find_class(reference: str) -> Any:
+    if "<locals>" in reference:
+        return find_local(reference)
     module_name, _, qualname = reference.partition(":")
     found: Any = sys.modules.get(module_name)
     for part in qualname.split("."):

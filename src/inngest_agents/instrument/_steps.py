@@ -21,6 +21,7 @@ from inngest_agents.journal import (
     attempt_label,
     current_scope,
 )
+from inngest_agents.local_classes import classes_of
 from inngest_agents.stats.memo import pack
 from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import TOOL_KINDS, ErrorRecord, StepKind, StepRecord
@@ -50,6 +51,7 @@ async def run_step(
     metadata: Callable[[dict[str, Any]], list[dict[str, Any]] | None] | None = None,
     context: Any = None,
     asked: Any = None,
+    functions: tuple[Any, ...] = (),
 ) -> Any:
     """Run `call` as a step of its own, or give back what it returned when it ran.
 
@@ -70,6 +72,7 @@ async def run_step(
         context: the run's context wrapper, if the work gets it: what the work changes in the user's context object is
             stored with the step (see `inngest_agents.context`).
         asked: JSON-able input of the work, by default `inputs`: a replay that asks with another one has diverged.
+        functions: the user's functions that make the value, through which classes are found that no import finds.
 
     Returns:
         The decoded value; on the first pass too, so that both passes see the same.
@@ -112,7 +115,8 @@ async def run_step(
             made = await record(made, value)
         elif made.nested and journal.options.prices_on:
             made = await priced(journal, made)
-        stored: dict[str, Any] = {"v": SCHEMA_VERSION, "output": encode(value)}
+        with classes_of(*functions):
+            stored: dict[str, Any] = {"v": SCHEMA_VERSION, "output": encode(value)}
         if digest is not None:
             stored["asked"] = digest
         more = extra() if extra is not None else None
@@ -156,7 +160,8 @@ async def run_step(
     await _take_up(journal, base, digest, stored, carried)
     if restore is not None and "extra" in stored:
         restore(stored["extra"])
-    return decode(stored["output"])
+    with classes_of(*functions):
+        return decode(stored["output"])
 
 
 async def _take_up(

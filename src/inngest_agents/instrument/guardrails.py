@@ -148,6 +148,7 @@ async def _step(
         is_final=is_final,
         context=context,
         after_save=after_save,
+        functions=(guardrail.guardrail_function,),
     )
 
 

@@ -140,6 +140,7 @@ async def _step(journal: Journal, label: str, function_tool: Any, context: Any, 
         is_final=_mcp_is_final if kind == "mcp" else is_final,
         inputs=arguments,
         context=context,
+        functions=(body,),
     )
     if kind == "mcp":
         _show_server(function_tool)

@@ -282,7 +282,8 @@ async def test_a_stream_that_ends_with_a_failure_fails_its_step(kind: str) -> No
 
     async def kinds(result: Any, seen: list[str]) -> None:
         async for event in result.stream_events():
-            seen.append(event.data.type if isinstance(event, RawResponsesStreamEvent) else event.type)
+            raw = isinstance(event, RawResponsesStreamEvent)
+            seen += [event.data.type if raw else event.type]
 
     shown: list[str] = []
     with pytest.raises(ModelBehaviorError) as plain:
