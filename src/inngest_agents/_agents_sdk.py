@@ -333,6 +333,28 @@ def generation_adder(session: Any) -> Callable[..., Awaitable[int | None]] | Non
     return adder if callable(adder) else None
 
 
+_FORCED: Final = "_deferred_response_id"
+_GET_FORCED: Final = "_get_deferred_compaction_response_id"
+name("agents.memory", f"OpenAIResponsesCompactionSession.{_GET_FORCED}")
+
+
+def forced_compaction(session: Any) -> str | None:
+    """The response for which the next compaction of a session is forced, whatever the history looks like by then."""
+    getter = getattr(session, _GET_FORCED, None)
+    found = getter() if callable(getter) else None
+    return found if isinstance(found, str) else None
+
+
+def force_compaction(session: Any, response_id: str | None) -> None:
+    """Force the next compaction of a session (or of that which it wraps), if it does not know of it."""
+    while response_id is not None and session is not None:
+        state = getattr(session, "__dict__", {})
+        if _FORCED in state:
+            state[_FORCED] = state[_FORCED] or response_id
+            return
+        session = state.get("underlying_session")
+
+
 def compaction_generation(wrapper: Any) -> int | None:
     """The count that `set_compaction_generation` has noted, or the SDK when the run read the history."""
     generation: int | None = getattr(wrapper, "_session_compaction_generation", None)

@@ -17,7 +17,8 @@ A write that may have been cut off before (one of the first new steps of a reque
 the end of the stored history first and adds only what is missing.
 
 Compaction (`run_compaction` of compaction sessions) is a step of its own after the write. The SDK decides on it after
-each turn; those decisions are kept and carried out in order in that step.
+each turn. After a turn with tool calls that is a judgement only: whether the compaction at the end of the run is forced.
+It is passed on the history as it is then, so it is kept among what has been added and passed in the step of the write.
 """
 
 from __future__ import annotations
@@ -54,6 +55,18 @@ class _Addition:
     kwargs: dict[str, Any]
 
 
+@dataclasses.dataclass(slots=True)
+class _Judgement:
+    """The SDK's question after a turn with tool calls whether the next compaction is forced."""
+
+    id: str
+    ask: Callable[[], Any]
+
+    @property
+    def failed_id(self) -> str:
+        return f"{self.id} failed"
+
+
 class _Store:
     """What one durable run knows of one session."""
 
@@ -61,7 +74,9 @@ class _Store:
         self.session = session
         self._journal_ref = weakref.ref(journal)
         self.stand_in: Any = None
-        self.pending: list[_Addition] = []
+        self.pending: list[_Addition | _Judgement] = []
+        self._forced: str | None = None
+        """The response for which a judgement has forced the next compaction; the session keeps it in its memory only."""
         self.compactions: list[Callable[[], Any]] = []
         self.compaction_due = False
         self._compaction_wrapper: Any = None
@@ -151,26 +166,36 @@ class _Store:
 
     async def _write(self) -> None:
         batch = list(self.pending)
+        additions = [entry for entry in batch if isinstance(entry, _Addition)]
 
         async def call(step: StepScope) -> list[str]:
-            skip = await self._count_written(batch) if step.maybe_repeated else 0
-            for addition in batch:
-                missing = addition.items[skip:]
-                skip = max(0, skip - len(addition.items))
-                if missing or not addition.items:
-                    await self._append(missing, addition.kwargs)
-            return [addition.id for addition in batch]
+            skip = await self._count_written(additions) if step.maybe_repeated and additions else 0
+            done: list[str] = []
+            for entry in batch:
+                if isinstance(entry, _Judgement):
+                    done.append(entry.id if await _is_passed(entry) else entry.failed_id)
+                    continue
+                missing = entry.items[skip:]
+                skip = max(0, skip - len(entry.items))
+                if missing or not entry.items:
+                    await self._append(missing, entry.kwargs)
+                done.append(entry.id)
+            return done
 
         try:
-            written = await self._step("session write", call, batch[0].kwargs)
+            written = await self._step("session write", call, additions[0].kwargs if additions else {})
         except (Exception, asyncio.CancelledError):
-            self.pending = [addition for addition in self.pending if addition not in batch]  # it is not tried again
+            self.pending = [entry for entry in self.pending if entry not in batch]  # it is not tried again
             raise
         self._written.update(written)
-        done = [addition for addition in self.pending if addition.id in self._written]
-        self.pending = [addition for addition in self.pending if addition.id not in self._written]
-        for addition in done:
-            self._note_written(addition.items)
+        done = [entry for entry in self.pending if entry.id in self._written]
+        failed = [entry for entry in self.pending if isinstance(entry, _Judgement) and entry.failed_id in self._written]
+        # It is passed again in the step of the compaction, which may fail by itself.
+        self.compactions += [entry.ask for entry in failed]
+        self.pending = [entry for entry in self.pending if entry not in done and entry not in failed]
+        for entry in done:
+            if isinstance(entry, _Addition):
+                self._note_written(entry.items)
 
     async def _append(self, items: list[Any], kwargs: dict[str, Any]) -> None:
         add = sdk.generation_adder(self.session) if self._is_guarded else None
@@ -185,12 +210,14 @@ class _Store:
 
         async def call(step: StepScope) -> None:
             await self._claim_history()
+            sdk.force_compaction(self.session, self._forced)
             for decide in decisions:
                 await decide()
             step.nested_usage.extend(self._billed(usage) for _, usage in step.added_usage)
 
         self._ends_with = None
         await self._step("session compaction", call, {"wrapper": self._compaction_wrapper})
+        self._forced = None
 
     async def _claim_history(self) -> None:
         """Tell the SDK's guard of a compaction whether somebody else has changed the history since the run read it.
@@ -213,10 +240,18 @@ class _Store:
         return dataclasses.replace(usage_from_response(response, requested_model=model), origin="compaction")
 
     def add_compaction(self, decide: Callable[[], Any], wrapper: Any, *, now: bool) -> None:
-        """Keep a decision of the SDK on compaction; `now`: it may compact, so it is carried out with the next write."""
-        self.compactions.append(decide)
-        self.compaction_due = self.compaction_due or now
+        """Keep a decision of the SDK on compaction; `now`: it may compact, so it is carried out after the next write."""
         self._compaction_wrapper = wrapper
+        if now or self.writes_at_once:
+            self.compactions.append(decide)
+            self.compaction_due = self.compaction_due or now
+            return
+        scope = current_scope()
+        judgement = _Judgement(f"{scope.path}/{scope.repeated('session judgement')}", decide)
+        if judgement.failed_id in self._written:
+            self.compactions.append(decide)
+        elif judgement.id not in self._written:
+            self.pending.append(judgement)
 
     async def _step(self, label: str, call: Callable[[StepScope], Any], kwargs: dict[str, Any]) -> Any:
         return await run_step(
@@ -225,11 +260,15 @@ class _Store:
             "session",
             call,
             name=type(self.session).__name__,
-            extra=lambda: _identity(self.session),
-            restore=lambda extra: sdk.set_conversation_id(self.session, extra.get("conversation_id")),
+            extra=lambda: _memory_of(self.session),
+            restore=self._remember,
             is_final=lambda error: isinstance(error, UserError),
             context=kwargs.get("wrapper"),
         )
+
+    def _remember(self, memory: dict[str, Any]) -> None:
+        self._forced = memory.get("forced_compaction") or self._forced
+        sdk.set_conversation_id(self.session, memory.get("conversation_id"))
 
     def _fingerprints(self, items: list[Any]) -> list[str]:
         return [sdk.item_fingerprint(self.session, item) for item in items]
@@ -400,10 +439,18 @@ def _signature(function: Any) -> inspect.Signature:
         return inspect.Signature()
 
 
-def _identity(session: Any) -> dict[str, Any] | None:
-    """What a session has found out about itself in a step and would have to find out anew on a replay."""
-    conversation_id = sdk.conversation_id(session)
-    return {"conversation_id": conversation_id} if conversation_id is not None else None
+def _memory_of(session: Any) -> dict[str, Any] | None:
+    """What a session keeps of a step in its memory, which the next step may not find there."""
+    found = {"conversation_id": sdk.conversation_id(session), "forced_compaction": sdk.forced_compaction(session)}
+    return {name: value for name, value in found.items() if value is not None} or None
+
+
+async def _is_passed(judgement: _Judgement) -> bool:
+    try:
+        await judgement.ask()
+    except Exception:  # noqa: BLE001  raised by the step of the compaction, which asks again
+        return False
+    return True
 
 
 async def _awaited(value: Any) -> Any:

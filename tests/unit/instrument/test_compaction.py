@@ -91,3 +91,73 @@ async def test_a_resumed_run_decides_on_the_compaction_of_its_old_turn_before_it
     told.clear()
     await run(await RunState.from_json(agent, state.to_json()))
     assert told == ["compact r1?", "model"]
+
+
+@pytest.mark.parametrize("runner", ["plain", "durable", "another process"])
+async def test_a_turn_with_tools_is_judged_by_the_history_of_then(tmp_path: Path, runner: str) -> None:
+    @function_tool
+    def lookup() -> str:
+        return "found"
+
+    client = Summarizer()
+    judged: list[tuple[str, int]] = []
+
+    def should_compact(context: Any) -> bool:
+        kinds = [item.get("type") for item in context["compaction_candidate_items"]]
+        judged.append((context["response_id"], len(kinds)))
+        return kinds == ["function_call", "function_call_output"]
+
+    def session() -> Any:
+        return OpenAIResponsesCompactionSession(
+            "s",
+            SQLiteSession("s", tmp_path / "s.db"),
+            client=cast("Any", client),
+            should_trigger_compaction=should_compact,
+            compaction_mode="input",
+        )
+
+    steps = [
+        ModelStep(output=[function_call("lookup", {}, call_id="c1")], response_id="r1"),
+        ModelStep(output=[assistant_message("done")], response_id="r2"),
+    ]
+    agent = Agent(name="a", model=ScriptedModel(steps), tools=[lookup])
+    only = session()
+    if runner == "plain":
+        await Runner.run(agent, "hi", session=only)
+    else:
+        run = await replayed(
+            lambda step: DurableRunner.run(agent, "hi", session=only if runner == "durable" else session(), step=step)
+        )
+        assert [step.partition("/")[2] for step in run.steps if "session" in step] == [
+            "session read",
+            "session write",
+            "session compaction",
+        ]
+    assert judged == [("r1", 2)]
+    assert client.calls == 1
+    assert [item.get("type") for item in await session().get_items()] == ["compaction"]
+
+
+async def test_a_judgement_that_fails_fails_the_compaction_and_not_the_write(tmp_path: Path) -> None:
+    @function_tool
+    def lookup() -> str:
+        return "found"
+
+    def explode(_: Any) -> bool:
+        raise RuntimeError("no idea")
+
+    session = OpenAIResponsesCompactionSession(
+        "s",
+        SQLiteSession("s", tmp_path / "s.db"),
+        client=cast("Any", Summarizer()),
+        should_trigger_compaction=explode,
+        compaction_mode="input",
+    )
+    steps = [
+        ModelStep(output=[function_call("lookup", {}, call_id="c1")], response_id="r1"),
+        ModelStep(output=[assistant_message("done")], response_id="r2"),
+    ]
+    agent = Agent(name="a", model=ScriptedModel(steps), tools=[lookup])
+    with pytest.raises(RuntimeError, match="no idea"):
+        await replayed(lambda step: DurableRunner.run(agent, "hi", session=session, step=step), max_attempts=2)
+    assert len(await session.get_items()) == 4
