@@ -411,6 +411,16 @@ def event_sender(result: agents.RunResultStreaming) -> Callable[[Any], None]:
     return send
 
 
+_STREAM_ERROR: Final = "_stored_exception"
+if _STREAM_ERROR not in agents.RunResultStreaming.__dataclass_fields__:
+    raise MissingSeamError(f"agents.RunResultStreaming.{_STREAM_ERROR}")
+
+
+def fail_stream(result: agents.RunResultStreaming, error: BaseException) -> None:
+    """Let the consumer of a streamed run get an error that its loop cannot raise, as it means to be cancelled."""
+    setattr(result, _STREAM_ERROR, error)
+
+
 _CLEANUP: Final = "_cleanup_tasks"
 name("agents.result", f"RunResultStreaming.{_CLEANUP}")
 

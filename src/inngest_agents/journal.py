@@ -170,8 +170,12 @@ class Journal:
         """What the trace's processors were told; None until the SDK's loop makes a span."""
         self.handoffs = 0
         """Handoffs of all loops that have ended on this pass."""
+        self.has_begun = False
+        """Whether the loop of a streamed run has begun; one that is cancelled before that does not tell its consumer."""
         self.last_steps: list[Callable[[Exception | None], Awaitable[Any]]] = []
         """What is still to be done when the loop of a streamed run has ended, given its error; each asks for a step."""
+        self.finish_cancelled: Callable[[], Awaitable[None]] | None = None
+        """Writes what a loop has added to its session, where the user has cancelled it."""
         self._order = 0
         self.agents: list[str] = []
         """Names of the agents in order of their first turn."""

@@ -20,7 +20,7 @@ from agents import RunResultStreaming, StreamEvent
 from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_lasting, non_retriable
+from inngest_agents.errors import is_lasting, is_memoized, non_retriable
 from inngest_agents.journal import Journal, inside_run
 from inngest_agents.result import json_output
 from inngest_agents.sinks import SinkPump
@@ -97,7 +97,7 @@ class _Drive:
             raise diverged
 
     async def take_last_steps(self, result: Any, error: Exception | None) -> None:
-        """Do what is left when the loop has ended, well or with an error: close its sandboxes.
+        """Do what is left when the loop has ended: write what a cancelled one has added, and close its sandboxes.
 
         Raises:
             ResponseInterrupt, SkipInterrupt: Inngest's own.
@@ -108,6 +108,8 @@ class _Drive:
                 for take in self.journal.last_steps:
                     set_sandbox_state(result, await take(error))
 
+        if self.journal.finish_cancelled is not None:
+            await self.driver.drive(self.journal.finish_cancelled, self.journal.tag, is_last=False)
         if self.journal.last_steps:
             await self.driver.drive(main, self.journal.tag, is_last=False)
 
@@ -192,7 +194,7 @@ class DurableRunResultStreaming(RunResultStreaming):
             return
         if drive.events is None:
             drive.events = super().stream_events()
-        failure: Exception | None = None
+        failure: Exception | asyncio.CancelledError | None = None
         drive.enter()
         try:
             while True:
@@ -201,10 +203,11 @@ class DurableRunResultStreaming(RunResultStreaming):
                         event = await anext(drive.events)
                 except StopAsyncIteration:
                     break
-                except asyncio.CancelledError:
-                    if not drive.driver.has_ended or _is_cancelled():
+                except asyncio.CancelledError as error:
+                    if _is_cancelled() or not (drive.driver.has_ended or is_memoized(error)):
                         raise
-                    break  # the loop was stopped while it saved to a session, which the SDK hands on as an error
+                    failure = error
+                    break  # unless it is the user's own, the loop was stopped while it saved to a session
                 except Exception as error:  # noqa: BLE001  raised below, once the request's end was looked at
                     failure = error
                     break
@@ -212,10 +215,13 @@ class DurableRunResultStreaming(RunResultStreaming):
         finally:
             drive.leave()
         await drive.conclude()
-        await drive.take_last_steps(self, failure)
-        if failure is not None:
+        await drive.take_last_steps(self, failure if isinstance(failure, Exception) else None)
+        if isinstance(failure, Exception):
             await drive.report_failure(failure)
             raise _as_durable(failure)
+        if failure is not None:
+            await drive.driver.leave(drive.journal.tag)
+            raise failure
         if self.final_output is not None or self.interruptions:
             await drive.summarize(self)
         else:  # the user has cancelled it
@@ -265,14 +271,14 @@ def start_streamed(
 
     drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]), journal.tag)
     result = made[0]
-    drive.run.inner.add_done_callback(lambda _: _close(result))
+    drive.run.inner.add_done_callback(lambda _: journal.has_begun or _close(result))
     if drive.owner is not None:
         drive.owner.add_done_callback(drive.abandoned)
     return result
 
 
 def _close(result: DurableRunResultStreaming) -> None:
-    """A loop that was cancelled before it began leaves its consumer waiting."""
+    """End the stream of a loop that was cancelled before it began: its consumer would wait for ever."""
     if not result.is_complete and result.run_loop_task is not None and result.run_loop_task.cancelled():
         result.cancel()
 

@@ -17,7 +17,7 @@ A write that may have been cut off before (one of the first new steps of a reque
 the end of the stored history first and adds only what is missing.
 
 Compaction (`run_compaction` of compaction sessions) is a step of its own after the write. The SDK decides on it after
-each turn. After a turn with tool calls that is a judgement only: whether the compaction at the end of the run is forced.
+each turn. After a turn with tool calls that is a judgement only: whether the compaction at the end of a run is forced.
 It is passed on the history as it is then, so it is kept among what has been added and passed in the step of the write.
 """
 
@@ -76,7 +76,7 @@ class _Store:
         self.stand_in: Any = None
         self.pending: list[_Addition | _Judgement] = []
         self._forced: str | None = None
-        """The response for which a judgement has forced the next compaction; the session keeps it in its memory only."""
+        """The response for which the next compaction is forced; the session keeps that in its memory only."""
         self.compactions: list[Callable[[], Any]] = []
         self.compaction_due = False
         self._compaction_wrapper: Any = None
@@ -240,7 +240,7 @@ class _Store:
         return dataclasses.replace(usage_from_response(response, requested_model=model), origin="compaction")
 
     def add_compaction(self, decide: Callable[[], Any], wrapper: Any, *, now: bool) -> None:
-        """Keep a decision of the SDK on compaction; `now`: it may compact, so it is carried out after the next write."""
+        """Keep a decision of the SDK on compaction; `now`: it may compact, and is carried out after the next write."""
         self._compaction_wrapper = wrapper
         if now or self.writes_at_once:
             self.compactions.append(decide)

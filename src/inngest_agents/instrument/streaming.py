@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import itertools
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -31,7 +32,15 @@ from inngest_agents.errors import is_memoized
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
-from inngest_agents.journal import Journal, Scope, StepScope, current_journal, current_scope, inside_scope
+from inngest_agents.journal import (
+    Journal,
+    Scope,
+    StepScope,
+    current_journal,
+    current_scope,
+    inside_journal,
+    inside_scope,
+)
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.model import DurableModel
@@ -200,6 +209,7 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
     if journal is None:
         return await original(*args, **kwargs)
     with inside_scope() as scope:
+        journal.has_begun = True
         if scope.path:
             sdk.tap_events(result, _NestedTap(journal, kwargs["starting_agent"]))
         else:
@@ -214,11 +224,34 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
             returned = await original(*args, **kwargs)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, Exception) or is_memoized(error):  # the user's own code may raise a CancelledError
-                await finish_session(journal, session)
+                await _finish(journal, session, result)
+            elif session is not None and not scope.path:
+                journal.finish_cancelled = functools.partial(_finish_cancelled, journal, scope, session)
             raise
-        await finish_session(journal, session)
+        await _finish(journal, session, result)
         journal.handoffs += sum(isinstance(item, HandoffOutputItem) for item in result.new_items)
         return returned
+
+
+async def _finish(journal: Journal, session: Any, result: RunResultStreaming) -> None:
+    """Write what the loop has added to its session.
+
+    Raises:
+        Exception: what the session raised on the last attempt.
+        CancelledError: the same. The consumer would take it for the loop's end and be told nothing.
+    """
+    try:
+        await finish_session(journal, session)
+    except asyncio.CancelledError as error:
+        if is_memoized(error):
+            sdk.fail_stream(result, error)
+        raise
+
+
+async def _finish_cancelled(journal: Journal, scope: Scope, session: Any) -> None:
+    """Write what a loop had added to its session when the user cancelled it, as the plain runner has by then."""
+    with inside_journal(journal, scope):
+        await finish_session(journal, session)
 
 
 def _is_live(event: Any) -> bool:

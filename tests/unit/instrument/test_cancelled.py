@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from agents import Agent, GuardrailFunctionOutput, InputGuardrail, Runner, function_tool
+from agents import Agent, GuardrailFunctionOutput, InputGuardrail, Runner, SQLiteSession, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 from oracle import both
 
@@ -79,3 +79,44 @@ async def test_a_cancelled_run_ends_after_what_its_step_has_to_finish(durable: b
     with pytest.raises(asyncio.CancelledError):
         await running
     assert told == ["disconnected"]
+
+
+class Lost(SQLiteSession):
+    """A session that is cancelled from within while it writes."""
+
+    async def add_items(self, items: list[Any]) -> None:
+        raise asyncio.CancelledError("lost the connection")
+
+
+async def test_a_session_that_is_cancelled_from_within_does_not_end_a_stream_as_if_all_were_well() -> None:
+    agent = Agent(name="a", model=ScriptedModel([[assistant_message("done")]]))
+    session = Lost("s")
+
+    async def handler(step: Any) -> None:
+        await DurableRunner.run_streamed(agent, "hi", session=session, step=step).wait()
+
+    with pytest.raises(asyncio.CancelledError, match="lost the connection"):
+        await asyncio.wait_for(replayed(handler), 5)
+
+
+@pytest.mark.parametrize("runner", ["plain", "durable"])
+async def test_a_stream_that_its_consumer_cancels_has_written_what_was_said_so_far(runner: str) -> None:
+    @function_tool
+    def fine() -> str:
+        return "ok"
+
+    script = [[function_call("fine", {}, call_id="c1")], *([assistant_message("done")] for _ in range(9))]
+    agent = Agent(name="a", model=ScriptedModel(script), tools=[fine])
+    session = SQLiteSession("s")
+
+    async def cancelled(result: Any) -> None:
+        async for event in result.stream_events():
+            if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
+                result.cancel()
+
+    if runner == "plain":
+        await cancelled(Runner.run_streamed(agent, "hi", session=session))
+    else:
+        await replayed(lambda step: cancelled(DurableRunner.run_streamed(agent, "hi", session=session, step=step)))
+    kinds: list[Any] = [item.get("type", item.get("role")) for item in await session.get_items()]
+    assert kinds == ["user", "function_call", "function_call_output"]
