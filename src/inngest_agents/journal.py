@@ -171,7 +171,7 @@ class Journal:
         self.handoffs = 0
         """Handoffs of all loops that have ended on this pass."""
         self.has_begun = False
-        """Whether the loop of a streamed run has begun; one that is cancelled before that does not tell its consumer."""
+        """Whether the loop of a streamed run has begun: cancelled before that, it does not tell its consumer."""
         self.last_steps: list[Callable[[Exception | None], Awaitable[Any]]] = []
         """What is still to be done when the loop of a streamed run has ended, given its error; each asks for a step."""
         self.finish_cancelled: Callable[[], Awaitable[None]] | None = None
