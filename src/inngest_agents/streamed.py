@@ -271,7 +271,7 @@ def start_streamed(
 
     drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]), journal.tag)
     result = made[0]
-    drive.run.inner.add_done_callback(lambda _: journal.has_begun or _close(result))
+    drive.run.inner.add_done_callback(lambda _: None if journal.has_begun else _close(result))
     if drive.owner is not None:
         drive.owner.add_done_callback(drive.abandoned)
     return result

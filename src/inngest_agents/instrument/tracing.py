@@ -15,7 +15,8 @@ So the start of a span is told by the request that first works inside it, and it
 there; a targeted request and a repeated attempt tell nothing of their own. The time of the start is stored with the
 first step inside the span.
 
-Limits: a trace that the user's function opens around the run itself is opened on each request. Providers that do not
+Limits: a trace that the user's function opens around the run itself is opened on each request; with an id of its own,
+made of the run's, it is one trace all the same, and the spans below it come once. Providers that do not
 build on `DefaultTraceProvider` get random ids and every pass. The start (not the end) of a tool call may be told again
 where a parallel call ends the request before it: by failing, or, without checkpointing, in any way. What a process was
 killed over is lost.

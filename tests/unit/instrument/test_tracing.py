@@ -24,7 +24,7 @@ from agents import (
 )
 from agents.exceptions import ModelTimeoutError
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
-from agents.tracing import Span, Trace, TracingProcessor
+from agents.tracing import Span, Trace, TracingProcessor, trace
 from agents.tracing.provider import DefaultTraceProvider
 from agents.tracing.setup import get_trace_provider
 
@@ -280,3 +280,37 @@ async def test_the_span_of_a_model_call_that_took_too_long_says_so(recorder: Rec
         "message": "Error",
         "data": {"error": "Model call timed out after 0.01 seconds."},
     }
+
+
+async def test_a_trace_of_the_user_around_two_runs_is_one_trace_if_its_id_is_made_of_the_runs_id(
+    recorder: Recorder,
+) -> None:
+    @function_tool
+    def add(a: int, b: int) -> int:
+        with custom_span("adding"):
+            return a + b
+
+    def agent(name: str) -> Agent[Any]:
+        script = [[function_call("add", {"a": 1, "b": 2}, call_id="c1")], [assistant_message("three")]]
+        return Agent(name=name, model=ScriptedModel(script), tools=[add])
+
+    async def both_of(first: Agent[Any], second: Agent[Any], run: Any, trace_id: str) -> None:
+        with trace("two runs", trace_id=trace_id):
+            await run(first, "1 + 2")
+            await run(second, "again")
+
+    await both_of(agent("a"), agent("b"), Runner.run, "trace_plain")
+    plain = recorder.picture()
+    recorder.spans.clear()
+    recorder.told.clear()
+    agents = agent("a"), agent("b")
+    run = await replayed(
+        lambda step: both_of(
+            *agents, lambda *args: DurableRunner.run(*args, step=step), f"trace_{'01JABCDEFG'.lower():0>32}"
+        )
+    )
+    assert recorder.picture() == plain
+    assert len(run.steps) == 6
+    assert {span["trace_id"] for span in recorder.spans.values()} == {"trace_000000000000000000000001jabcdefg"}
+    ends = [told for told in recorder.told if told[0] == "end"]
+    assert len(ends) == len(set(ends))
