@@ -242,6 +242,12 @@ class Driver:
         return self._end.is_over
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the run around the caller was told to stop: a `CancelledError` there is not the user's own."""
+        loop = _loop.get()
+        return self._end.is_over or (loop is not None and loop.is_cancelled)
+
+    @property
     def makes_news(self) -> bool:
         """Whether what the loops do now was not done by an earlier request already.
 
@@ -294,7 +300,7 @@ class Driver:
                 guardrail or a tool as a reason to save to the session, and would wait for that forever.
         """
         loop = _loop.get()
-        if self._end.is_over or (loop is not None and loop.is_cancelled):
+        if self.is_cut:
             raise asyncio.CancelledError
         asked = self._register(request, loop)
         warning = None

@@ -20,7 +20,7 @@ from agents import RunResultStreaming, StreamEvent
 from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_lasting, is_memoized, non_retriable
+from inngest_agents.errors import is_lasting, non_retriable
 from inngest_agents.journal import Journal, inside_run
 from inngest_agents.result import json_output
 from inngest_agents.sinks import SinkPump
@@ -204,10 +204,10 @@ class DurableRunResultStreaming(RunResultStreaming):
                 except StopAsyncIteration:
                     break
                 except asyncio.CancelledError as error:
-                    if _is_cancelled() or not (drive.driver.has_ended or is_memoized(error)):
+                    if _is_cancelled():
                         raise
                     failure = error
-                    break  # unless it is the user's own, the loop was stopped while it saved to a session
+                    break  # the user's own, or the loop was stopped while it saved to a session
                 except Exception as error:  # noqa: BLE001  raised below, once the request's end was looked at
                     failure = error
                     break

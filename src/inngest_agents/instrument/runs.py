@@ -14,7 +14,6 @@ from typing import Any
 from agents import HandoffOutputItem, RunState
 
 from inngest_agents._agents_sdk import around
-from inngest_agents.errors import is_memoized
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
 from inngest_agents.journal import Journal, current_journal, inside_scope
@@ -46,7 +45,7 @@ async def _with_session(
     try:
         result = await original(self, starting_agent, input, **kwargs)
     except (Exception, asyncio.CancelledError) as error:
-        if isinstance(error, Exception) or is_memoized(error):  # the user's own code may raise a CancelledError
+        if isinstance(error, Exception) or not journal.driver.is_cut:  # the user's own code may raise a CancelledError
             await finish_session(journal, session)
         raise
     await finish_session(journal, session)

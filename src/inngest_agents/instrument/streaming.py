@@ -223,7 +223,8 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
         try:
             returned = await original(*args, **kwargs)
         except (Exception, asyncio.CancelledError) as error:
-            if isinstance(error, Exception) or is_memoized(error):  # the user's own code may raise a CancelledError
+            is_users = is_memoized(error) or (bool(scope.path) and not journal.driver.is_cut)
+            if isinstance(error, Exception) or is_users:  # the user's own code may raise a CancelledError
                 await _finish(journal, session, result)
             elif session is not None and not scope.path:
                 journal.finish_cancelled = functools.partial(_finish_cancelled, journal, scope, session)

@@ -120,3 +120,39 @@ async def test_a_stream_that_its_consumer_cancels_has_written_what_was_said_so_f
         await replayed(lambda step: cancelled(DurableRunner.run_streamed(agent, "hi", session=session, step=step)))
     kinds: list[Any] = [item.get("type", item.get("role")) for item in await session.get_items()]
     assert kinds == ["user", "function_call", "function_call_output"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_was_done_beside_a_tool_that_is_cancelled_from_within_is_written(streamed: bool) -> None:
+    @function_tool
+    def fine() -> str:
+        return "ok"
+
+    @function_tool(failure_error_function=None)
+    async def cancelled() -> str:
+        await asyncio.sleep(0.1)
+        raise asyncio.CancelledError("lost the connection")
+
+    def agent() -> Agent[Any]:
+        calls = [function_call("fine", {}, call_id="c1"), function_call("cancelled", {}, call_id="c2")]
+        return Agent(name="a", model=ScriptedModel([calls]), tools=[fine, cancelled])
+
+    async def run(runner: Any, given: Agent[Any], session: SQLiteSession, **kwargs: Any) -> None:
+        if not streamed:
+            await runner.run(given, "hi", session=session, **kwargs)
+            return
+        async for _ in runner.run_streamed(given, "hi", session=session, **kwargs).stream_events():
+            pass
+
+    plain, durable = SQLiteSession("plain"), SQLiteSession("durable")
+    with pytest.raises(asyncio.CancelledError):
+        await run(Runner, agent(), plain)
+    tried = agent()
+
+    async def handler(step: Any) -> None:
+        await run(DurableRunner, tried, durable, step=step)
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(replayed(handler), 5)
+    assert await durable.get_items() == await plain.get_items()
+    assert len(await plain.get_items()) == 3
