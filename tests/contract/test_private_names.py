@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import agents
 import pytest
+from agents.testing import ScriptedModel, assistant_message
 
 import inngest_agents
+from inngest_agents import _agents_sdk
+from inngest_agents.testing import replayed
 
 SOURCE = Path(inngest_agents.__file__).parent
 CODE = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
@@ -94,3 +100,23 @@ def test_a_missing_name_fails_at_import_and_says_what_to_install() -> None:
     assert done.returncode != 0
     assert "_FailureHandlingFunctionToolInvoker" in done.stderr
     assert "pip install 'openai-agents>=0.24" in done.stderr
+
+
+def test_a_compaction_session_keeps_in_its_memory_for_which_response_it_must_compact() -> None:
+    session = agents.OpenAIResponsesCompactionSession("s", agents.SQLiteSession("s"), client=cast("Any", object()))
+    assert _agents_sdk.forced_compaction(session) is None
+    wrapped = SimpleNamespace(underlying_session=session)
+    _agents_sdk.force_compaction(wrapped, "r1")
+    assert _agents_sdk.forced_compaction(session) == "r1"
+    _agents_sdk.force_compaction(session, "r2")
+    assert _agents_sdk.forced_compaction(session) == "r1"
+    _agents_sdk.force_compaction(agents.SQLiteSession("s"), "r1")
+
+
+async def test_a_stream_raises_the_error_that_is_put_into_it() -> None:
+    agent = agents.Agent(name="a", model=ScriptedModel([[assistant_message("done")]]))
+    result = agents.Runner.run_streamed(agent, "hi")
+    _agents_sdk.fail_stream(result, asyncio.CancelledError("lost"))
+    with pytest.raises(asyncio.CancelledError, match="lost"):
+        await anext(result.stream_events())
+    result.cancel()
