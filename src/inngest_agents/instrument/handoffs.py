@@ -187,7 +187,12 @@ def _encode_data(made: HandoffInputData, given: list[Any], history: Any, before:
         encoded["input"] = encode_run_items(made.input_items, given, before[0])
     owned = sdk.history_owned_items(made)
     if owned:
-        encoded["owned"] = [[place_of(item.run_item, given), item.input_index, item.digest] for item in owned]
+        places: dict[int, Any] = {id(item): [index] for index, item in enumerate(_items_of(made))}
+        places |= {id(item): index for index, item in enumerate(given)}
+        encoded["owned"] = [
+            [places.get(id(item.run_item), place_of(item.run_item, given)), item.input_index, item.digest]
+            for item in owned
+        ]
     return encoded
 
 
@@ -204,7 +209,7 @@ def _decode_data(stored: Any, data: HandoffInputData, given: list[Any], history:
     if "owned" in stored:
         owned = [
             sdk.HistoryOwnedItem(
-                given[place] if place is not None else None,
+                _owned_item(place, given, made),
                 index,
                 digest,
                 inputs[index] if isinstance(inputs, list) and index < len(inputs) else None,
@@ -213,6 +218,17 @@ def _decode_data(stored: Any, data: HandoffInputData, given: list[Any], history:
         ]
         sdk.set_history_owned_items(made, tuple(owned))
     return made
+
+
+def _items_of(made: HandoffInputData) -> list[Any]:
+    return [*made.pre_handoff_items, *made.new_items]
+
+
+def _owned_item(place: Any, given: list[Any], made: HandoffInputData) -> Any:
+    """A run item by its place among those that a filter got, or, in a list, among those that it gave."""
+    if isinstance(place, list):
+        return _items_of(made)[place[0]]
+    return given[place] if place is not None else None
 
 
 def _uses_mapper(handoff: Any, config: Any, kwargs: Any) -> bool:

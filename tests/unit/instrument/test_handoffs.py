@@ -242,8 +242,11 @@ def test_a_copy_that_a_filter_made_of_an_item_is_known_as_one() -> None:
     assert occurrence_key(made) == occurrence_key(given[1])
 
 
-async def test_a_filter_that_nests_the_history_and_copies_items_does_not_double_them() -> None:
+@pytest.mark.parametrize("copies_first", [False, True])
+async def test_a_filter_that_nests_the_history_and_copies_items_does_not_double_them(copies_first: bool) -> None:
     def mine(data: HandoffInputData) -> HandoffInputData:
+        if copies_first:
+            return nest_handoff_history(data.clone(new_items=copy.deepcopy(data.new_items)))
         nested = nest_handoff_history(data)
         return nested.clone(new_items=copy.deepcopy(nested.new_items))
 
