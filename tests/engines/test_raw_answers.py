@@ -5,6 +5,8 @@ A scripted app stands in for the SDK.
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import hashlib
 import json
 import threading
@@ -23,12 +25,17 @@ if TYPE_CHECKING:
 
     from .harness import EngineUnderTest
 
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
+"""Status, body, and perhaps more headers."""
+
 
 class ScriptedApp:
     """Answers Call Requests by a function of the request's body and its step; keeps the requests."""
 
-    def __init__(self, answer: Callable[[dict[str, Any], str], tuple[int, Any]]) -> None:
+    def __init__(self, answer: Callable[[dict[str, Any], str], Answer]) -> None:
         self.requests: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.times: list[float] = []
         self.steps: list[str] = []
         self._answer = answer
         self._lock = threading.Lock()
@@ -43,9 +50,12 @@ class ScriptedApp:
         step = dict(part.split("=") for part in scope["query_string"].decode().split("&"))["stepId"]
         with self._lock:
             self.requests.append(body)
+            self.headers.append({name.decode(): value.decode() for name, value in scope["headers"]})
+            self.times.append(time.time())
             self.steps.append(step)
-            status, answer = self._answer(body, step)
+            status, answer, *more = self._answer(body, step)
         headers = [(b"x-inngest-sdk", b"inngest-py:v0.5.19"), (b"x-inngest-req-version", b"2")]
+        headers += [(name.encode(), value.encode()) for name, value in (more[0] if more else {}).items()]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
@@ -54,7 +64,7 @@ class ScriptedApp:
 def serve(engine: EngineUnderTest) -> Iterator[Callable[..., ScriptedApp]]:
     servers: list[ThreadedServer] = []
 
-    def serve(answer: Callable[[dict[str, Any], str], tuple[int, Any]], retries: int = 2) -> ScriptedApp:
+    def serve(answer: Callable[[dict[str, Any], str], Answer], retries: int = 2) -> ScriptedApp:
         app = ScriptedApp(answer)
         server = ThreadedServer(app)
         server.start()
@@ -220,3 +230,111 @@ def test_ended_steps_beside_a_planned_one_lead_to_one_request(engine: EngineUnde
     assert engine.run("go").output == 3
     time.sleep(0.3)
     assert app.steps == ["step", hashed("join"), "step"]
+
+
+# Failures of a function and when they are tried again -------------------------------------------------------
+
+
+def in_two_seconds(form: str) -> str:
+    """A time two seconds from now, as a `Retry-After` header may write it."""
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    return {"seconds": "2", "ISO 8601": at.isoformat(), "HTTP": email.utils.format_datetime(at, usegmt=True)}[form]
+
+
+@pytest.mark.parametrize("form", ["seconds", "ISO 8601", "HTTP"])
+@pytest.mark.parametrize("failing", ["function", "step"])
+def test_retry_after_is_read_in_its_three_forms(engine: EngineUnderTest, serve: Any, form: str, failing: str) -> None:
+    def answer(body: dict[str, Any], step: str) -> Answer:
+        if len(app.requests) > 1:
+            return 200, "done"
+        headers = {"retry-after": in_two_seconds(form), "x-inngest-no-retry": "false"}
+        if failing == "step":
+            return 206, [failed("a")], headers
+        return 500, {"name": "E", "message": "later"}, headers
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == "done"
+    # The header counts in whole seconds, and the engines would try again earlier without it.
+    assert 0.9 < app.times[1] - app.times[0] < 4
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "attempts"),
+    [
+        (500, {}, [0, 1]),
+        (500, {"x-inngest-no-retry": "false"}, [0, 1]),
+        (500, {"x-inngest-no-retry": "true"}, [0]),
+        (400, {"x-inngest-no-retry": "true"}, [0]),
+        (400, {}, [0, 1]),
+        (404, {}, [0, 1]),
+        (200, {"x-inngest-no-retry": "true"}, [0]),
+    ],
+)
+def test_the_no_retry_header_alone_decides_whether_a_failure_is_final(
+    engine: EngineUnderTest, serve: Any, status: int, headers: dict[str, str], attempts: list[int]
+) -> None:
+    app = serve(lambda body, step: (status, {"name": "Lost", "message": "no way", "stack": "s"}, headers), retries=1)
+    outcome = engine.run("go")
+    assert outcome.status == "Failed"
+    assert (outcome.output["name"], outcome.output["message"]) == ("Lost", "no way")
+    assert [body["ctx"]["attempt"] for body in app.requests] == attempts
+    assert {body["ctx"]["max_attempts"] for body in app.requests} == {2}
+
+
+def test_a_step_whose_answer_says_no_retry_fails_at_once(engine: EngineUnderTest, serve: Any) -> None:
+    def answer(body: dict[str, Any], step: str) -> Answer:
+        if body["steps"]:
+            return 200, body["steps"][hashed("a")]["error"]["message"]
+        return 206, [failed("a")], {"x-inngest-no-retry": "true"}
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == "no"
+    assert len(app.requests) == 2
+
+
+# What a Call Request says ---------------------------------------------------------------------------------
+
+
+def test_a_call_request_has_all_that_the_specification_names(engine: EngineUnderTest, serve: Any) -> None:
+    app = serve(lambda body, step: (200, "done") if body["steps"] else (206, [ran("a", {"x": [1, None]})]))
+    run_id = engine.send("go", {"n": 1})
+    assert engine.wait(run_id).output == "done"
+    first, second = app.requests
+    assert set(first) == {"ctx", "defers", "event", "events", "steps", "use_api", "version"}
+    assert set(first["ctx"]) == {
+        "attempt",
+        "disable_immediate_execution",
+        "env",
+        "fn_id",
+        "generation_id",
+        "job_id",
+        "max_attempts",
+        "qi_id",
+        "request_id",
+        "run_id",
+        "stack",
+        "step_id",
+        "use_api",
+    }
+    assert first["events"] == [first["event"]]
+    assert set(first["event"]) == {"data", "id", "name", "ts", "user"}
+    assert (first["event"]["name"], first["event"]["data"], first["event"]["user"]) == ("go", {"n": 1}, {})
+    assert first["ctx"] | {"run_id": run_id, "attempt": 0, "max_attempts": 3, "use_api": False} == first["ctx"]
+    assert first["ctx"]["step_id"] == "step"
+    assert (first["version"], second["version"]) == (-1, 2)
+    assert first["ctx"]["stack"] == {"stack": [], "current": 0}
+    assert second["ctx"]["stack"] == {"stack": [hashed("a")], "current": 1}
+    assert second["steps"] == {hashed("a"): {"data": {"x": [1, None]}}}
+    assert first["ctx"]["request_id"] != second["ctx"]["request_id"]
+    assert app.steps == ["step", "step"]
+    for body, headers in zip(app.requests, app.headers, strict=True):
+        assert headers["x-run-id"] == run_id
+        assert headers["x-request-id"] == body["ctx"]["request_id"]
+        assert headers["x-inngest-job-id"] == body["ctx"]["job_id"]
+        assert headers["x-inngest-generation-id"] == str(body["ctx"]["generation_id"])
+        assert headers.get("x-inngest-server-kind", "dev") == "dev"  # the real server does not send it here
+        assert headers["x-inngest-req-version"] == str(body["version"])
+        assert headers["x-inngest-step-id"] == "step"
+        assert headers["content-type"] == "application/json"
+        assert headers["traceparent"].startswith("00-")
+        assert "x-inngest-signature" not in headers

@@ -32,6 +32,14 @@ CANCELLED: Final = "inngest/function.cancelled"
 
 _IDEMPOTENCY_NS: Final = 24 * 3600 * SECOND
 
+_FIRST_MS: Final = 315_532_800_000
+_LAST_MS: Final = 4_102_444_800_000
+"""The times that an event may have: from 1980 to 2100."""
+
+
+_FIELDS: Final[dict[str, type]] = {"name": str, "data": dict, "user": dict, "id": str, "ts": int, "v": str}
+_KINDS: Final[dict[type, str]] = {str: "a string", dict: "an object", int: "an integer"}
+
 
 class EventError(ValueError):
     """An event that the engine does not take; the message says why."""
@@ -45,18 +53,22 @@ def normalize(raw: object, now: int) -> dict[str, Any]:
     """
     if not isinstance(raw, dict):
         raise EventError("event must be an object")
-    name, data = raw.get("name"), raw.get("data")
-    if not isinstance(name, str) or not name:
+    for field, kind in _FIELDS.items():
+        # `true` is an int for Python, but no time for anybody else.
+        if raw.get(field) is not None and type(raw[field]) is not kind:
+            raise EventError(f"event {field} must be {_KINDS[kind]}, not {type(raw[field]).__name__}")
+    name, ts = raw.get("name"), raw.get("ts") or now // 1_000_000
+    if not name:
         raise EventError("event name is empty")
-    if name.startswith("inngest/"):
+    if name.lower().startswith("inngest/"):
         raise EventError(f"event name is reserved for internal use: {name}")
-    if data is not None and not isinstance(data, dict):
-        raise EventError("event data must be an object")
+    if not _FIRST_MS <= ts <= _LAST_MS:
+        raise EventError(f"event ts must be milliseconds since 1970 that name a time from 1980 to 2100: {ts}")
     event = {
-        "data": {k: v for k, v in (data or {}).items() if k != "_inngest"},
+        "data": {k: v for k, v in (raw.get("data") or {}).items() if k != "_inngest"},
         "id": raw.get("id") or "",
         "name": name,
-        "ts": raw.get("ts") or now // 1_000_000,
+        "ts": ts,
         "user": raw.get("user") or {},
     }
     if raw.get("v"):
@@ -123,7 +135,8 @@ class EventRouter:
         ]
         run_id = new_ulid()
         self._store.add_run(run_id, function.id, event_id, f"[{body}]", groups, now)
-        self._store.add_job(run_id, NewJob("start", due_ns=now, max_attempts=function.max_attempts))
+        due = max(now, event["ts"] * 1_000_000)  # an event of the future starts its run then
+        self._store.add_job(run_id, NewJob("start", due_ns=due, max_attempts=function.max_attempts))
         for name, expression, timeout in function.cancels:
             expires = parse_until(timeout, now) if timeout else now + YEAR_NS
             self._store.add_wait(
@@ -203,20 +216,28 @@ class EventRouter:
         if event["name"] in (FINISHED, FAILED):
             return  # a run started by the end of a run must not go on like that for ever
         data = _finished_data(run, event, status, output_json, error)
-        correlation_id = data.get("correlation_id")
-        if correlation_id:
-            self._resume_invoker(
-                correlation_id, {"data": data.get("result")} if data.get("error") is None else {"error": data["error"]}
-            )
+        if data.get("correlation_id"):
+            self._resume_invoker(data["correlation_id"], self._memo_of_invocation(data))
         self._announce(FINISHED, "", data)
         if status is RunStatus.FAILED:
             self._announce(FAILED, run_id, data)
         elif status is RunStatus.CANCELLED:
             self._announce(CANCELLED, run_id, data)
 
+    def _memo_of_invocation(self, data: dict[str, Any]) -> dict[str, Any]:
+        """What the caller of a run gets. Of one that was cancelled it is the event of its end, neither `data` nor
+        `error`: the specification has no such case, but the real server does it.
+        """
+        for field, key in (("error", "error"), ("result", "data")):
+            if field in data:
+                return {key: data[field]}
+        return self._internal(FINISHED, new_ulid(), data)
+
     def _announce(self, name: str, event_id: str, data: dict[str, Any]) -> None:
-        now = self._clock.now() // 1_000_000
-        self.receive({"data": data, "id": event_id, "name": name, "ts": now, "user": {}})
+        self.receive(self._internal(name, event_id, data))
+
+    def _internal(self, name: str, event_id: str, data: dict[str, Any]) -> dict[str, Any]:
+        return {"data": data, "id": event_id, "name": name, "ts": self._clock.now() // 1_000_000, "user": {}}
 
 
 def _triggers(trigger: tuple[str, str | None], event: dict[str, Any]) -> bool:
@@ -228,6 +249,7 @@ def _triggers(trigger: tuple[str, str | None], event: dict[str, Any]) -> bool:
 def _finished_data(
     run: Run, event: dict[str, Any], status: RunStatus, output_json: str | None, error: dict[str, Any] | None
 ) -> dict[str, Any]:
+    """What the events of a run's end say. One that was cancelled has neither a result nor an error."""
     data: dict[str, Any] = {
         "_inngest": {"status": status},
         "event": event,
@@ -237,8 +259,6 @@ def _finished_data(
     }
     if error is not None:
         data["error"] = error
-    elif status is RunStatus.CANCELLED:
-        data["error"] = {"error": "cancelled", "name": "Error", "message": "function cancelled"}
     if output_json is not None:
         data["result"] = json.loads(output_json)
     meta = event["data"].get("_inngest")
