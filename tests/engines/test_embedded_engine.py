@@ -426,10 +426,15 @@ def test_what_is_not_supported_is_refused_by_name(embedded: EmbeddedEngine, capl
     @embedded.client.create_function(fn_id="cron", trigger=[inngest.TriggerCron(cron="* * * * *"), GO])
     async def cron(ctx: inngest.Context) -> None: ...
 
-    embedded.serve([debounced, cron])
+    url = embedded.serve([debounced, cron])
     assert [f.id for f in embedded.engine.store.functions()] == ["test-cron"]
-    assert "test-debounced is not registered: the embedded engine does not support debounce" in caplog.text
-    assert "test-cron: the embedded engine has no cron triggers" in caplog.text
+    left_out = "test-debounced is not registered: the embedded engine does not support debounce"
+    cronless = "test-cron does not run at * * * * *: the embedded engine has no cron triggers"
+    told = embedded.engine.register(url)
+    assert [left_out in told[0], cronless in told[1], len(told)] == [True, True, 2]
+    assert [caplog.text.count(left_out), caplog.text.count(cronless)] == [1, 1], "once, however often it registers"
+    with pytest.raises(LookupError, match=left_out):
+        embedded.send("nothing-listens")
 
 
 # Opcodes in other mixtures ------------------------------------------------------------------------------

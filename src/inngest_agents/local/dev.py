@@ -60,8 +60,8 @@ class AppKeeper:
 
     def _register(self, url: str) -> bool:
         try:
-            self._engine.register(url)
-            state, up = "registered", True
+            warnings = self._engine.register(url)
+            state, up = "; ".join(["registered", *warnings]), True
         except (RegistrationFailedError, RuntimeError) as error:
             state, up = f"not registered: {error}", False
         if self._states[url] != state:

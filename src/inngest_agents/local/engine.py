@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
+import json
 import tempfile
 import threading
 import time
@@ -245,14 +247,17 @@ class LocalEngine:
         self.register(url)
         return url
 
-    def register(self, url: str) -> None:
+    def register(self, url: str) -> list[str]:
         """Ask the app at this URL to register its functions here.
+
+        Returns:
+            what the engine does not do of what the functions ask for, a sentence each (they are logged, too).
 
         Raises:
             RegistrationFailedError: it does not answer, or not well.
         """
 
-        async def sync() -> None:
+        async def sync() -> list[str]:
             apps = AppClient(self._asgi, self._keys)
             try:
                 response = await apps.sync(url)
@@ -261,10 +266,13 @@ class LocalEngine:
             finally:
                 await apps.close()
             # The Python SDK answers 200 with what the engine told it, even where that was a refusal.
-            if not response.is_sdk or not 200 <= response.status < 300 or b'"error"' in response.body:
+            answer = _object(response.body)
+            if not response.is_sdk or not 200 <= response.status < 300 or "error" in answer:
                 raise RegistrationFailedError(f"{url} answered {response.status}: {response.body[:500]!r}")
+            return [str(warning) for warning in answer.get("warnings", [])]
 
-        self._on_loop(sync())
+        warnings: list[str] = self._on_loop(sync())
+        return warnings
 
     def _on_loop(self, coroutine: Any) -> Any:
         loop = self._listener.loop
@@ -317,7 +325,8 @@ class LocalEngine:
         runs = self.event_runs(self.send_event(name, data, id=id))
         if not runs:
             known = ", ".join(f.id for f in self.store.functions()) or "none"
-            raise LookupError(f"event {name!r} started no run; registered functions: {known}")
+            warnings = [warning for of_app in self._running().warnings.values() for warning in of_app]
+            raise LookupError("; ".join([f"event {name!r} started no run; registered functions: {known}", *warnings]))
         return runs[0].id
 
     def wait(self, run_id: str, timeout: float = 30.0) -> Run:
@@ -418,6 +427,14 @@ class LocalEngine:
             return ns / SECOND
 
         return self._do(skip)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    """A JSON object; empty if the body is none."""
+    with contextlib.suppress(ValueError):
+        value = json.loads(body)
+        return value if isinstance(value, dict) else {}
+    return {}
 
 
 def _backoff(backoff: float | Callable[[int], float] | None) -> Callable[[int], float]:

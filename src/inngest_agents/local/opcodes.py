@@ -86,7 +86,9 @@ class OpcodeHandler:
         for op in sorted(answer.opcodes, key=lambda op: op.op != "WaitForEvent"):
             handler = _HANDLERS.get(op.op)
             if handler is None:
-                raise protocol.OpcodeError(f"unknown opcode: {op.op}")
+                raise protocol.OpcodeError(
+                    f"unknown opcode: {op.op} is nothing that the embedded engine can do; an Inngest server may"
+                )
             retry |= handler(self, answer, op, coalesce_key)
         return retry
 

@@ -74,6 +74,8 @@ class EngineServer:
         self._kind = "cloud" if signing_keys else "dev"
         self._tokens = [protocol.bearer_of(key) for key in signing_keys]
         self._event_keys = tuple(event_keys)
+        self.warnings: dict[str, tuple[str, ...]] = {}
+        """By app, what the engine does not do of what its functions ask for."""
         self._router: ASGIApp = Starlette(routes=self._routes(), exception_handlers={HTTPException: _refuse})
 
     def _routes(self) -> list[Route]:
@@ -174,15 +176,25 @@ class EngineServer:
         if expected and expected != self._kind:
             return JSONResponse({"error": f"Expected server kind {expected}, got {self._kind}"}, 400)
         try:
-            app_id, functions = registration.parse(await _json(request))
+            registered = registration.parse(await _json(request))
         except registration.RegistrationError as error:
             return JSONResponse({"error": str(error)}, 400)
         with self._store.transaction():
-            modified = self._store.register(app_id, functions)
+            modified = self._store.register(registered.app_id, registered.functions)
         if modified:
-            logger.info("app %s registered: %s", app_id, ", ".join(f.id for f in functions))
+            logger.info("app %s registered: %s", registered.app_id, ", ".join(f.id for f in registered.functions))
+        self._warn(registered)
         self._executor.wake()
-        return JSONResponse({"ok": True, "modified": modified}, headers={"x-inngest-server-kind": self._kind})
+        answer = {"ok": True, "modified": modified, "warnings": registered.warnings}
+        return JSONResponse(answer, headers={"x-inngest-server-kind": self._kind})
+
+    def _warn(self, registered: registration.Registration) -> None:
+        """Log what the engine does not do for an app; once, as apps are asked to register again and again."""
+        known = self.warnings.get(registered.app_id, ())
+        self.warnings[registered.app_id] = registered.warnings
+        for warning in registered.warnings:
+            if warning not in known:
+                logger.warning(warning)
 
     async def _receive(self, request: Request) -> Response:
         if self._event_keys and request.path_params["key"] not in self._event_keys:

@@ -15,9 +15,13 @@ def config(**more: Any) -> dict[str, Any]:
 
 
 def parse(*configs: dict[str, Any]) -> list[Any]:
-    app_id, functions = registration.parse({"appname": "a", "functions": list(configs)})
-    assert app_id == "a"
-    return functions
+    registered = registration.parse({"appname": "a", "functions": list(configs)})
+    assert registered.app_id == "a"
+    return list(registered.functions)
+
+
+def warnings_of(*configs: dict[str, Any]) -> list[str]:
+    return list(registration.parse({"appname": "a", "functions": list(configs)}).warnings)
 
 
 def test_a_function_is_read() -> None:
@@ -27,7 +31,6 @@ def test_a_function_is_read() -> None:
             cancel=[{"event": "stop", "if": "async.data.x == 1", "timeout": "1h"}],
             concurrency=[{"limit": 3, "key": "event.data.k", "scope": "fn"}],
             idempotency="event.data.id",
-            priority={"run": "100"},
         )
     )
     assert function.max_attempts == 3
@@ -52,15 +55,40 @@ def test_without_retries_there_are_five_attempts() -> None:
         ({"throttle": {"limit": 1, "period": "1s"}}, "throttle"),
         ({"singleton": {"mode": "skip"}}, "singleton"),
         ({"timeouts": {"finish": "1s"}}, "timeouts"),
-        ({"concurrency": [{"limit": 1, "scope": "account"}]}, "concurrency scope"),
+        ({"concurrency": [{"limit": 1, "scope": "account"}]}, "a concurrency limit of this scope"),
     ],
 )
-def test_a_function_that_can_not_run_as_meant_is_left_out(
-    option: dict[str, Any], name: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    functions = parse(config(**option), config(id="a-g"))
-    assert [f.id for f in functions] == ["a-g"]
-    assert f"function a-f is not registered: the embedded engine does not support {name};" in caplog.text
+def test_a_function_that_can_not_run_as_meant_is_left_out(option: dict[str, Any], name: str) -> None:
+    configs = config(**option), config(id="a-g")
+    assert [f.id for f in parse(*configs)] == ["a-g"]
+    [warning] = warnings_of(*configs)
+    assert f"function a-f is not registered: the embedded engine does not support {name}; run it on" in warning
+
+
+@pytest.mark.parametrize(
+    ("option", "warning"),
+    [
+        ({"priority": {"run": "100"}}, "function a-f: the embedded engine ignores priority"),
+        ({"triggers": [{"cron": "* * * * *"}, {"event": "go"}]}, "function a-f does not run at * * * * *"),
+        ({"brandNew": {"x": 1}}, "function a-f: the embedded engine does not know brandNew and ignores it"),
+    ],
+)
+def test_what_is_not_done_for_a_function_that_runs_all_the_same_is_said(option: dict[str, Any], warning: str) -> None:
+    [function] = parse(config(**option))
+    assert function.triggers == (("go", None),)
+    [found] = warnings_of(config(**option))
+    assert found.startswith(warning)
+
+
+def test_what_is_done_needs_no_warning() -> None:
+    options = {
+        "cancel": [{"event": "stop"}],
+        "concurrency": 3,
+        "idempotency": "event.data.id",
+        "checkpoint": {"batch_steps": 1},
+        "debounce": None,
+    }
+    assert warnings_of(config(**options)) == []
 
 
 @pytest.mark.parametrize(
