@@ -437,6 +437,15 @@ def test_what_is_not_supported_is_refused_by_name(embedded: EmbeddedEngine, capl
         embedded.send("nothing-listens")
 
 
+def test_a_worker_that_wants_to_connect_is_told_that_it_can_not(
+    embedded: EmbeddedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = httpx.post(f"{embedded.url}/v0/connect/start", content=b"")
+    assert response.status_code == 501
+    assert "the embedded engine has no Connect: serve the functions over HTTP" in response.json()["error"]
+    assert "the embedded engine has no Connect" in caplog.text
+
+
 # Opcodes in other mixtures ------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ class Heard:
 
 
 def listener(engine: EngineUnderTest, heard: Heard, *names: str, **options: Any) -> inngest.Function[Any]:
-    triggers = [inngest.TriggerEvent(event=name) for name in names]
+    triggers: list[inngest.TriggerCron | inngest.TriggerEvent] = [inngest.TriggerEvent(event=name) for name in names]
 
     @engine.client.create_function(fn_id="listener", trigger=triggers, **options)
     async def listen(ctx: inngest.Context) -> None:

@@ -83,6 +83,7 @@ class EngineServer:
             Route("/health", self._health),
             Route("/dev", self._dev),
             Route("/fn/register", self._register, methods=["POST", "PUT"]),
+            Route("/v0/connect/start", self._connect, methods=["POST"]),
             Route("/e/{key}", self._receive, methods=["POST"]),
             Route("/v1/events/{event_id}/runs", self._event_runs),
             Route("/v1/runs/{run_id}", self._run),
@@ -195,6 +196,12 @@ class EngineServer:
         for warning in registered.warnings:
             if warning not in known:
                 logger.warning(warning)
+
+    async def _connect(self, _: Request) -> Response:
+        """The SDK tells its user only the status, so the reason goes into our log."""
+        reason = "the embedded engine has no Connect: serve the functions over HTTP, or use an Inngest server"
+        logger.warning(reason)
+        return JSONResponse({"error": reason}, 501)
 
     async def _receive(self, request: Request) -> Response:
         if self._event_keys and request.path_params["key"] not in self._event_keys:
