@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import json
 import subprocess
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -23,7 +21,6 @@ from .harness import free_port
 from .test_engine_protocol import GO, Calls, checkpoint, raw_body, step_run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from .harness import EmbeddedEngine
@@ -447,57 +444,6 @@ def test_a_worker_that_wants_to_connect_is_told_that_it_can_not(
 
 
 # Opcodes in other mixtures ------------------------------------------------------------------------------
-
-
-class Provider(BaseHTTPRequestHandler):
-    """A model provider that fails once for each model called `flaky`, and always for `broken`."""
-
-    seen: list[tuple[str, str, dict[str, Any]]] = []  # noqa: RUF012  shared on purpose
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.seen.append((self.path, self.headers.get("authorization", ""), body))
-        calls = sum(1 for _, _, other in self.seen if other["model"] == body["model"])
-        bad = body["model"] == "broken" or (body["model"] == "flaky" and calls == 1)
-        answer = json.dumps({"error": "no"} if bad else {"text": body["model"]}).encode()
-        self.send_response(500 if bad else 200)
-        self.send_header("content-length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: Any) -> None: ...
-
-
-@pytest.fixture
-def provider() -> Iterator[str]:
-    Provider.seen = []
-    server = HTTPServer(("127.0.0.1", 0), Provider)
-    thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-
-
-def test_inference_requests_are_made_by_the_engine(embedded: EmbeddedEngine, provider: str) -> None:
-    from inngest.experimental.ai import openai
-
-    @embedded.client.create_function(fn_id="fn", trigger=GO, retries=1)
-    async def fn(ctx: inngest.Context) -> Any:
-        def infer(model: str) -> Any:
-            adapter = openai.Adapter(auth_key="sk", base_url=provider, model=model)
-            return ctx.step.ai.infer(model, adapter=adapter, body={"messages": []})
-
-        results = [await infer("good"), await infer("flaky")]
-        try:
-            await infer("broken")
-        except inngest.StepError as error:
-            return [*results, error.name]
-
-    embedded.serve([fn])
-    assert embedded.run("go").output == [{"text": "good"}, {"text": "flaky"}, "AIGatewayError"]
-    assert Provider.seen[0] == ("/v1/chat/completions", "Bearer sk", {"messages": [], "model": "good"})
-    assert [body["model"] for _, _, body in Provider.seen] == ["good", "flaky", "flaky", "broken", "broken"]
 
 
 def test_parallel_branches_race_on_demand(embedded: EmbeddedEngine) -> None:

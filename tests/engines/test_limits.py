@@ -56,7 +56,7 @@ def run(
 
 
 @both_ways
-@pytest.mark.parametrize("content", ["x" * 4_200_000, "<" * 800_000], ids=["large", "large when escaped"])
+@pytest.mark.parametrize("content", ["x" * 4_200_000, "<" * 800_000, "ü" * 800_000], ids=["x", "<", "ü"])
 def test_a_too_large_output_is_a_failure_that_the_model_is_told(
     engine: EngineUnderTest, checkpoint: bool, content: str
 ) -> None:

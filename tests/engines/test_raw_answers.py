@@ -190,11 +190,23 @@ def test_an_unknown_opcode_fails_the_run_after_its_attempts(engine: EngineUnderT
     assert [body["ctx"]["attempt"] for body in app.requests] == [0, 1]
 
 
-def test_a_too_large_output_fails_the_run_after_its_attempts(engine: EngineUnderTest, serve: Any) -> None:
-    app = serve(lambda body, step: (206, [ran("a", "x" * (4 * 1024 * 1024 + 1))]), retries=1)
+@pytest.mark.parametrize("output", ["x" * 4_194_300, "ü" * 700_000, "<" * 700_000], ids=["x", "ü", "<"])
+def test_a_too_large_output_fails_the_run_after_its_attempts(engine: EngineUnderTest, serve: Any, output: str) -> None:
+    """Characters count as they are written in JSON: these take up to six bytes."""
+    app = serve(lambda body, step: (206, [ran("a", output)]), retries=1)
     outcome = engine.run("go")
     assert outcome.status == "Failed"
     assert "step output size is greater than the limit" in json.dumps(outcome.output)
+    assert len(app.requests) == 2
+
+
+@pytest.mark.parametrize("output", ["x" * 4_194_293, "ü" * 690_000, "<" * 690_000], ids=["x", "ü", "<"])
+def test_an_output_that_is_just_not_too_large_is_taken(engine: EngineUnderTest, serve: Any, output: str) -> None:
+    def answer(body: dict[str, Any], step: str) -> Answer:
+        return (200, "done") if hashed("a") in body["ctx"]["stack"]["stack"] else (206, [ran("a", output)])
+
+    app: ScriptedApp = serve(answer)
+    assert engine.run("go").output == "done"
     assert len(app.requests) == 2
 
 

@@ -109,12 +109,12 @@ def test_answers_that_make_no_sense(body: bytes, message: str) -> None:
         protocol.parse_opcodes(body)
 
 
-def test_outputs_are_measured_as_bytes_of_utf_8() -> None:
-    most = protocol.MAX_STEP_OUTPUT
-    # 4 MB of é are 2 bytes each on the wire, though 6 characters where escaped.
-    protocol.parse_opcode({"op": "StepRun", "id": "a", "data": "é" * (most // 3 - 10)})
+@pytest.mark.parametrize(("character", "size"), [("x", 1), ("é", 6), ("<", 6)])
+def test_outputs_are_measured_as_the_real_server_writes_them(character: str, size: int) -> None:
+    fits = (protocol.MAX_STEP_OUTPUT - 100) // size
+    protocol.parse_opcode({"op": "StepRun", "id": "a", "data": character * fits})
     with pytest.raises(protocol.TooLargeError):
-        protocol.parse_opcode({"op": "StepRun", "id": "a", "data": "x" * most})
+        protocol.parse_opcode({"op": "StepRun", "id": "a", "data": character * (fits + 100)})
 
 
 def test_signatures_hold_for_the_body_and_the_key_alone() -> None:
