@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import agents
+import anyio
 from agents import version as _version
 from agents.sandbox.session import SandboxSession
 
@@ -494,11 +495,34 @@ mcp_log_name: Final[Any] = name("agents.mcp._logging", "get_mcp_server_log_name"
 McpTool: Final[Any] = name("agents.mcp.server", "MCPTool")
 _dynamic_tool_filter: Final[Any] = name("agents.mcp.server", "_MCPServerWithClientSession._apply_dynamic_tool_filter")
 _static_tool_filter: Final[Any] = name("agents.mcp.server", "_MCPServerWithClientSession._apply_static_tool_filter")
+_mcp_error_code: Final[Callable[[BaseException], int | None]] = name("agents.mcp._compat", "mcp_error_code")
+_is_http_connect_error: Final[Callable[[BaseException], bool]] = name("agents.mcp._compat", "is_http_connect_error")
+_is_http_status_error: Final[Callable[[BaseException], bool]] = name("agents.mcp._compat", "is_http_status_error")
+_http_status_code: Final[Callable[[BaseException], int]] = name("agents.mcp._compat", "http_status_code")
+
+_MCP_CONNECTION_CLOSED: Final = -32000
+_MCP_SESSION_FORGOTTEN: Final = 404
+"""The HTTP status by which a server says that it does not know the session (any more)."""
 
 
 def is_mcp_connected(server: Any) -> bool:
     """Whether a server of the SDK is connected."""
     return server.session is not None
+
+
+def is_mcp_connection_lost(error: BaseException | None) -> bool:
+    """Whether an error says that a connection is of no use any more: closed, or the server is gone or knows it not."""
+    while error is not None:
+        if isinstance(error, BaseExceptionGroup) and any(is_mcp_connection_lost(one) for one in error.exceptions):
+            return True
+        if isinstance(error, ConnectionError | anyio.ClosedResourceError | anyio.BrokenResourceError):
+            return True
+        if _mcp_error_code(error) == _MCP_CONNECTION_CLOSED or _is_http_connect_error(error):
+            return True
+        if _is_http_status_error(error) and _http_status_code(error) == _MCP_SESSION_FORGOTTEN:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 async def dynamic_tool_filter(server: Any, tools: list[Any], context: Any, agent: Any) -> list[Any]:

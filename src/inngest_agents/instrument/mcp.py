@@ -9,7 +9,8 @@
 
 A server that the user has connected is used as it is. One that is not connected is connected inside the first step that
 uses it (a list, a call, or the user's own use of its prompts and resources in a step), and cleaned up at the end of the
-request. A server of another class than the SDK's is the user's to connect.
+request, or of the last one that shares it. A connection that is lost is given up at once, whoever shares it: the next
+step that needs the server opens another. A server of another class than the SDK's is the user's to connect.
 
 Every transport error of a call is tried again by the engine; a result that says `isError` is an answer for the model.
 """
@@ -177,9 +178,15 @@ def _connect_first(cls: str, method: str) -> None:
     @sdk.around("agents.mcp.server", f"{cls}.{method}", ("self",))
     async def _use(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
         resources = current_resources()
-        if resources is not None and current_step() is not None:
-            await _connected(self, resources)
-        return await original(self, *args, **kwargs)
+        if resources is None or current_step() is None:
+            return await original(self, *args, **kwargs)
+        connection = await _connected(self, resources)
+        try:
+            return await original(self, *args, **kwargs)
+        except Exception as error:
+            if connection is not None and sdk.is_mcp_connection_lost(error):
+                connection.give_up()
+            raise
 
 
 for _method in USES_OF_A_CONNECTION:
@@ -222,12 +229,16 @@ class _Connection:
         """Whether one more step may use it here: it is not being closed, and not held by a run in another thread."""
         return not self._closing and self.loop is asyncio.get_running_loop()
 
+    def give_up(self) -> None:
+        """Close it though it has users, as it is broken."""
+        self._closing = True
+        self._enough.set()
+
     async def release(self) -> None:
         """One user less; the last one closes the connection."""
         self.users -= 1
         if self.users == 0:
-            self._closing = True
-            self._enough.set()
+            self.give_up()
             await asyncio.wait((self._task,))
             self._task.result()
 
@@ -236,28 +247,29 @@ _connections: weakref.WeakKeyDictionary[MCPServer, _Connection] = weakref.WeakKe
 """The connections that steps have opened. Runs of the same process that share a server object share its connection."""
 
 
-async def _connected(server: MCPServer, resources: Resources) -> None:
+async def _connected(server: MCPServer, resources: Resources) -> _Connection | None:
     """Connect a server that nobody has connected, until the request ends.
+
+    Returns:
+        the connection; None if it is the user's own.
 
     Raises:
         Exception: what connecting raised.
     """
-    if not resources.holds(server):
-        connection = _connections.get(server)
-        while connection is not None and not connection.is_free:
-            await asyncio.sleep(0.02)
-            connection = _connections.get(server)
-        if connection is None:
-            if sdk.is_mcp_connected(server):
-                return  # by the user
-            connection = _connections[server] = _Connection(server)
-        connection.users += 1
-        resources.add(server, connection.release)
     connection = _connections.get(server)
+    while connection is not None and not connection.is_free:
+        await asyncio.sleep(0.02)
+        connection = _connections.get(server)
     if connection is None:
-        return
+        if sdk.is_mcp_connected(server):
+            return None  # by the user
+        connection = _connections[server] = _Connection(server)
+    if not resources.holds(connection):
+        connection.users += 1
+        resources.add(connection, connection.release)
     try:
         await asyncio.shield(connection.open)
     except Exception:
-        resources.forget(server)
+        resources.forget(connection)
         raise
+    return connection

@@ -5,6 +5,8 @@ It appends a line to LOG for each start and each call.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -31,6 +33,15 @@ def fails(city: str) -> str:
     """Fail."""
     note(f"fails {city}")
     raise RuntimeError("the station is away")
+
+
+@server.tool()
+def vanish() -> str:
+    """Die in the middle of the call, the first time."""
+    note("vanish")
+    if log.read_text().split().count("vanish") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "still there"
 
 
 @server.tool()

@@ -249,14 +249,14 @@ async def test_static_and_dynamic_filters(server: Server) -> None:
         asked.append(tool.name)
         return bool(tool.name == "get_weather")
 
-    filters: list[tuple[Any, int]] = [({"blocked_tool_names": ["secret", "fails"]}, 0), (only_weather, 3)]
+    filters: list[tuple[Any, int]] = [({"blocked_tool_names": ["secret", "fails", "vanish"]}, 0), (only_weather, 3)]
     for tool_filter, steps in filters:
         model = ScriptedModel(two_calls())
         run = await durably(Agent(name="a", model=model, mcp_servers=[server(tool_filter=tool_filter)]))
         assert [[tool.name for tool in call.tools] for call in model.calls] == [["get_weather"]] * 3
         assert len([step for step in run.steps if "filter" in step]) == steps
         assert len([step for step in run.steps if "list tools" in step]) == 1
-    assert len(asked) == 3 * 3
+    assert len(asked) == 3 * 4
 
 
 async def test_meta_and_custom_data_come_with_the_call(server: Server) -> None:
