@@ -18,7 +18,6 @@ from agents.testing import ScriptedModel, assistant_message
 
 import inngest_agents
 from inngest_agents import _agents_sdk
-from inngest_agents.testing import replayed
 
 SOURCE = Path(inngest_agents.__file__).parent
 CODE = "\n".join(path.read_text() for path in sorted(SOURCE.rglob("*.py")))
