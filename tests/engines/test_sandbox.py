@@ -16,6 +16,7 @@ from agents.sandbox.sandboxes.unix_local import UnixLocalSandboxClient
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableOptions, DurableRunner
+from inngest_agents.local.serve import ThreadedServer, functions_app
 
 if TYPE_CHECKING:
     from .harness import EngineUnderTest
@@ -84,3 +85,63 @@ def test_a_run_that_is_tried_again_after_an_error_goes_on_in_its_sandbox(
     assert "Output:\\none" in str(model.calls[-1].input)
     assert len(roots) == 1
     assert not roots[0].exists()
+
+
+class LosesAnswer:
+    """Serves an app, and loses its first answer that holds a text: the connection is cut instead."""
+
+    def __init__(self, app: Any, text: bytes) -> None:
+        self._app, self._text = app, text
+        self.lost = 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        messages: list[Any] = []
+
+        async def keep(message: Any) -> None:
+            messages.append(message)
+
+        await self._app(scope, receive, keep)
+        if not self.lost and any(self._text in message.get("body", b"") for message in messages):
+            self.lost += 1
+            raise ConnectionError("the line is cut")
+        for message in messages:
+            await send(message)
+
+
+def test_an_opening_whose_result_is_lost_leaves_no_sandbox_open(engine: EngineUnderTest) -> None:
+    roots: list[Path] = []
+    deleted: list[Path] = []
+
+    class Client(UnixLocalSandboxClient):
+        async def create(self, **kwargs: Any) -> Any:
+            session = await super().create(**kwargs)
+            roots.append(Path(session.state.manifest.root))
+            return session
+
+        async def delete(self, session: Any) -> Any:
+            deleted.append(Path(session.state.manifest.root))
+            return await super().delete(session)
+
+    model = ScriptedModel([[function_call("exec_command", {"cmd": "ls"}, call_id="c1")], [assistant_message("done")]])
+    coder = SandboxAgent(name="coder", model=model)
+
+    @engine.client.create_function(fn_id="code", trigger=inngest.TriggerEvent(event="code"), retries=5)
+    async def code(ctx: inngest.Context) -> Any:
+        run_config = RunConfig(sandbox=SandboxRunConfig(client=Client()), tracing_disabled=True)
+        options = DurableOptions(checkpoint=False)
+        return (
+            await DurableRunner.run(coder, "go", step=ctx.step, run_config=run_config, options=options)
+        ).final_output
+
+    app = LosesAnswer(functions_app(engine.client, [code]), b"open sandbox coder")
+    worker = ThreadedServer(app)
+    worker.start()
+    try:
+        engine.register(f"{worker.url}/api/inngest")
+        assert engine.run("code", timeout=60).output == "done"
+    finally:
+        worker.stop(force=True)
+    assert app.lost == 1
+    assert len(roots) == 2
+    assert deleted == roots
+    assert not any(root.exists() for root in roots)

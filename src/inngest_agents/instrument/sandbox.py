@@ -14,6 +14,9 @@ Where the SDK cleans up because the request of the engine ends, nothing is close
 keeps it open for a while, so that commands which run in the background live on. In another process those are gone,
 which the SDK tells the model.
 
+An agent tool that runs out of time is cancelled for good: the step that says so closes its sandboxes. A step that opens
+a sandbox and is made again in the same process, as its result was lost, deletes the sandbox of the first attempt.
+
 A sandbox that cannot be found again (it was deleted, or is a directory of another machine) ends the run with a
 `SandboxLostError`: an empty one in its place would contradict what the model has been told.
 """
@@ -24,6 +27,7 @@ import asyncio
 import contextlib
 import copy
 import functools
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -32,7 +36,10 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents.errors import SandboxLostError, ends_a_run
 from inngest_agents.instrument.dynamic import user_step
 from inngest_agents.instrument.sandbox_session import AttachedLater, DurableSandbox, open_sandboxes
+from inngest_agents.instrument.tools import current_time_limit
 from inngest_agents.journal import Journal, Scope, current_journal, current_scope, inside_journal, is_in_loop
+
+logger = logging.getLogger("inngest_agents")
 
 _ATTRIBUTE: Final = "__durable_sandboxes__"
 
@@ -68,24 +75,24 @@ class _Sandboxes:
         Returns:
             What a `RunState` keeps of them.
         """
-        opened = list(self.scope.sandboxes)
-
-        async def call() -> Any:
-            for sandbox in opened:
-                await sandbox.close_next()
-            for remember in self.memories:
-                try:
-                    await remember()
-                except Exception as error:  # noqa: BLE001  as under the plain runner, the run has its result
-                    sdk.warn_of_memory_error(error)
+        if all(sandbox.is_users for sandbox in self.scope.sandboxes) and not self.memories:
             return await cleanup(self._manager)
-
-        if all(sandbox.is_users for sandbox in opened) and not self.memories:
-            return await cleanup(self._manager)
+        call = functools.partial(self.close_in_step, cleanup)
         with inside_journal(self.journal, self.scope):
             payload = await user_step(self.scope.repeated("close sandbox"), call)
         self.release()
         return payload
+
+    async def close_in_step(self, cleanup: Callable[[Any], Awaitable[Any]]) -> Any:
+        """What the step does that closes them."""
+        for sandbox in list(self.scope.sandboxes):
+            await sandbox.close_next()
+        for remember in self.memories:
+            try:
+                await remember()
+            except Exception as error:  # noqa: BLE001  as under the plain runner, the run has its result
+                sdk.warn_of_memory_error(error)
+        return await cleanup(self._manager)
 
     def release(self) -> None:
         """Forget all of them; they stay open."""
@@ -125,7 +132,7 @@ async def _create_resources(original: Callable[..., Any], self: Any, *, agent: A
     made: list[Any] = []
 
     async def create() -> Any:
-        made.append(await original(self, agent=agent, **kwargs))
+        made[:] = [await original(self, agent=agent, **kwargs)]
         try:
             await made[0].ensure_started()
         except BaseException:
@@ -133,6 +140,7 @@ async def _create_resources(original: Callable[..., Any], self: Any, *, agent: A
             raise
         if client is None:
             return None
+        await _delete(open_sandboxes().forget(key), client)
         open_sandboxes().keep(key, made[0].session)
         state = client.serialize_session_state(made[0].state)
         return {"state": state, "pty": made[0].session.supports_pty()}
@@ -146,6 +154,15 @@ async def _create_resources(original: Callable[..., Any], self: Any, *, agent: A
         sandbox = DurableSandbox(session, client, key=key, open=lambda: _reopen(self, client, agent, state))
     scope.sandboxes.append(sandbox)
     return sandbox
+
+
+async def _delete(session: Any, client: Any) -> None:
+    """Delete the sandbox of an earlier attempt of the same step, in which nothing was done."""
+    if session is not None:
+        try:
+            await sdk.SandboxResources(session=session, client=client, owns_session=True).cleanup()
+        except Exception:
+            logger.warning("the sandbox of an attempt whose result was lost stays open", exc_info=True)
 
 
 def _users_sandbox(resources: Any, key: str) -> DurableSandbox:
@@ -209,6 +226,10 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     sandboxes = _of(self)
     if sandboxes is None:
         return await original(self)
+    limit = current_time_limit()
+    if limit is not None and limit.is_over and not sandboxes.journal.driver.has_ended:
+        limit.left_to_do.append(functools.partial(_close_overdue, sandboxes, original))
+        return None
     if sandboxes.is_cut or sandboxes.is_tried_again(sys.exception()):
         sandboxes.release()
         return None
@@ -217,6 +238,15 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     # The loop of a streamed run has ended; its last steps are made in the frame of whoever consumes it.
     sandboxes.journal.last_steps.append(functools.partial(_close_at_end, sandboxes, original))
     return None
+
+
+async def _close_overdue(sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitable[Any]]) -> None:
+    """Close the sandboxes of an agent tool that has run out of time. That is its outcome, whatever happens here."""
+    try:
+        await sandboxes.close_in_step(cleanup)
+    except Exception:
+        logger.warning("the sandbox of an agent tool that ran out of time stays open", exc_info=True)
+    sandboxes.release()
 
 
 async def _close_at_end(

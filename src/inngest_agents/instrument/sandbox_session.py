@@ -144,7 +144,7 @@ class OpenSandboxes:
         return key in self._kept
 
     def keep(self, key: str, session: Any) -> None:
-        """Keep a sandbox that nobody uses yet; one of an earlier attempt of the same step goes."""
+        """Keep a sandbox that nobody uses yet."""
         self._drop(key)
         self._kept[key] = kept = _Kept(session)
         self._expire_later(key, kept)

@@ -9,8 +9,9 @@ step itself; the calls of its agent are, under a path that contains the tool cal
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agents.exceptions import AgentsException, ModelBehaviorError, ToolTimeoutError, UserError
@@ -63,6 +64,25 @@ def _admit_resumed(journal: Journal, label: str, call_id: str) -> None:
         [held[call_id]] = journal.ledger.check_tool_calls(current_scope().agent_name)
 
 
+class TimeLimit:
+    """The time that an agent tool has."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.left_to_do: list[Callable[[], Awaitable[Any]]] = []
+        """What the step does that remembers that the time was over."""
+
+
+_time_limit: contextvars.ContextVar[TimeLimit | None] = contextvars.ContextVar(
+    "inngest_agents_time_limit", default=None
+)
+
+
+def current_time_limit() -> TimeLimit | None:
+    """That of the agent tool around the caller, if it has one."""
+    return _time_limit.get()
+
+
 async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:
     """Run the agent of an agent tool within the tool's timeout, and remember it if the time was not enough.
 
@@ -73,10 +93,14 @@ async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, c
     if seconds is None:
         return await _run_agent(journal, label, function_tool, context, arguments)
     timed_out = f"{label} timed out"
+    limit = TimeLimit()
     if not journal.is_done(timed_out):
+        token = _time_limit.set(limit)
         task = asyncio.ensure_future(_run_agent(journal, label, function_tool, context, arguments))
+        _time_limit.reset(token)
         try:
             done, _ = await asyncio.wait((task,), timeout=seconds)
+            limit.is_over = not done
         finally:
             task.cancel()
         if done:
@@ -86,6 +110,8 @@ async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, c
         journal.take_abandoned(journal.step_id(label))
 
     async def call(_: StepScope) -> bool:
+        for work in limit.left_to_do:
+            await work()
         return True
 
     await run_step(journal, timed_out, "other", call, name=function_tool.name)

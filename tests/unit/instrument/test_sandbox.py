@@ -367,3 +367,20 @@ async def test_memories_are_made_in_the_step_that_closes_the_sandbox(tmp_path: P
     assert len(memory.calls) == len(plain_memory.calls) == 2
     assert ended.result.stats.total_model_calls == 4 + 2
     assert client.did.count("create") == client.did.count("delete") == 1
+
+
+@pytest.mark.parametrize("reach", [through_a_tool, through_a_streamed_tool])
+async def test_an_agent_tool_that_runs_out_of_time_leaves_no_sandbox_open(reach: Any) -> None:
+    client = CountingClient()
+    model = ScriptedModel([[run("touch begun", "c1")], [run("sleep 20", "c2", yield_time_ms=20_000)]])
+    front = ScriptedModel([[function_call("code", {"input": "x"}, call_id="f1")], [assistant_message("no code")]])
+    agent = reach(coder(model), front)
+    tool: Any = agent.tools[0]
+    tool.timeout_seconds = 2
+
+    ended = await replayed(lambda step: DurableRunner.run(agent, "x", step=step, run_config=config(client)))
+
+    assert ended.result.final_output == "no code"
+    assert client.did.count("create") == client.did.count("delete") == 1
+    assert not client.roots[0].exists()
+    assert [step for step in steps(ended) if "timed out" in step or "close" in step] == ["1.1 code timed out"]
