@@ -394,26 +394,6 @@ def test_idempotency_and_event_ids_start_a_run_once(embedded: EmbeddedEngine) ->
     assert [len(embedded.event_runs(event)) for event in sent] == [1, 0, 1, 1, 1]
 
 
-def test_an_event_sent_twice_with_one_seed_counts_once(embedded: EmbeddedEngine) -> None:
-    @embedded.client.create_function(fn_id="fn", trigger=GO)
-    async def fn(ctx: inngest.Context) -> None: ...
-
-    embedded.serve([fn])
-    headers = {"x-inngest-event-id-seed": "1743130137367,eii2YKXRVTJPuA=="}
-    body = [{"name": "go", "data": {}}, {"name": "go", "data": {}}]
-    ids = [httpx.post(f"{embedded.url}/e/k", json=body, headers=headers).json()["ids"] for _ in range(2)]
-    assert ids[0] == ids[1]
-    assert len(set(ids[0])) == 2
-    assert [len(embedded.event_runs(event)) for event in ids[0]] == [1, 1]
-
-
-def test_bad_events_are_refused(embedded: EmbeddedEngine) -> None:
-    for body in (b"{", b"1", b'{"data": {}}', b'{"name": "inngest/function.failed", "data": {}}'):
-        response = httpx.post(f"{embedded.url}/e/k", content=body)
-        assert response.status_code == 400
-        assert response.json()["error"]
-
-
 def test_what_is_not_supported_is_refused_by_name(embedded: EmbeddedEngine, caplog: pytest.LogCaptureFixture) -> None:
     @embedded.client.create_function(
         fn_id="debounced", trigger=GO, debounce=inngest.Debounce(period=datetime.timedelta(seconds=5))

@@ -124,6 +124,43 @@ def test_one_event_id_starts_a_function_once(engine: EngineUnderTest) -> None:
     assert len(heard.events) == 3
 
 
+def test_a_message_sent_twice_with_one_seed_counts_once(engine: EngineUnderTest) -> None:
+    """As the SDK does it when it repeats a request whose answer was lost."""
+    heard = Heard()
+    engine.serve([listener(engine, heard, "go")])
+    headers = {"x-inngest-event-id-seed": f"{millis(0)},eii2YKXRVTJPuA=="}
+    body = [{"name": "go", "data": {"n": 1}}, {"name": "go", "data": {"n": 2}}]
+    ids = []
+    for _ in range(2):
+        answer = httpx.post(f"{engine.url}/e/test", json=body, headers=headers, timeout=10).json()
+        ids.append(answer["ids"])
+        time.sleep(0.3)
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == 2
+    until(lambda: len(heard.events) >= 2)
+    time.sleep(0.5)
+    assert len(heard.events) == 2
+    assert {event.data["n"] for event in heard.events} == {1, 2}
+
+
+def test_a_run_is_read_and_cancelled_by_the_api(engine: EngineUnderTest) -> None:
+    @engine.client.create_function(fn_id="fn", trigger=GO)
+    async def fn(ctx: inngest.Context) -> None:
+        await ctx.step.sleep("long", datetime.timedelta(minutes=5))
+
+    engine.serve([fn])
+    run_id = engine.send("go")
+    until(lambda: engine.steps(run_id))
+    address = f"{engine.url}/v1/runs/{run_id}"
+    shown = httpx.get(address, timeout=10).json()["data"]
+    assert shown["run_id"] == run_id
+    assert shown["status"] == "Running"
+    assert {"event_id", "function_id", "run_started_at", "ended_at"} <= shown.keys()
+    time.sleep(0.5)
+    assert httpx.delete(address, timeout=10).status_code in (200, 204)
+    assert engine.wait(run_id).status == "Cancelled"
+
+
 def test_the_idempotency_option_starts_a_function_once_per_key(engine: EngineUnderTest) -> None:
     heard = Heard()
     engine.serve([listener(engine, heard, "go", idempotency="event.data.order")])
