@@ -29,7 +29,7 @@ from inngest_agents.errors import rebuild, stored_span_times
 from inngest_agents.execution import StepRunner
 from inngest_agents.journal import StepRequest
 from inngest_agents.request_end import RequestEnd
-from inngest_agents.resources import Resources
+from inngest_agents.resources import Resources, serves_many_requests
 from inngest_agents.rewind import Rewind
 from inngest_agents.scheduling import Scheduler, drop_markers
 from inngest_agents.step_ids import id_after, planned_id, tag_of
@@ -67,6 +67,7 @@ class Driver:
         self._asked: dict[str, Asked] = {}
         self._loops: list[Loop] = []
         self._end = RequestEnd()
+        self.loop_lasts: bool = before.loop_lasts if before is not None else serves_many_requests(self._end.loop)
         deadline = None if max_runtime is None or engine.is_connect else self.shared.started + max_runtime
         self._steps = StepRunner(engine, self._end, self._asked, self.shared, deadline)
         self._scheduler = Scheduler(
@@ -218,7 +219,11 @@ class Driver:
             loop.inner.exception()  # looked at, also where the request has ended with another answer
         if loop in self._loops:
             self._loops.remove(loop)
-        if not self._loops:
+        if self._loops:
+            return
+        if self._end.is_over and self.loop_lasts:
+            self.resources.close_beside()
+        else:
             await self.resources.close()
 
     async def _cancel(self, loop: Loop) -> None:

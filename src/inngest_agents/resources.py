@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 logger = logging.getLogger("inngest_agents")
+
+_loops: Final[weakref.WeakSet[asyncio.AbstractEventLoop]] = weakref.WeakSet()
+"""Event loops that have served a request."""
+
+_closing: Final[set[asyncio.Task[None]]] = set()
+"""What is being closed beside the answers; the event loop itself keeps no task alive."""
 
 _resources: contextvars.ContextVar[Resources | None] = contextvars.ContextVar("inngest_agents_resources", default=None)
 
@@ -32,6 +41,18 @@ class Resources:
         self._closers.pop(id(owner), None)
         self._owners.pop(id(owner), None)
 
+    def close_beside(self) -> None:
+        """Close everything without holding up the answer of the request, which holds the result of a step.
+
+        Stopping an MCP server takes a tenth of a second or more, and a worker that is killed meanwhile would have the
+        finished step run again.
+        """
+        if not self._closers:
+            return
+        task = asyncio.get_running_loop().create_task(self.close(), context=contextvars.Context())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
     async def close(self) -> None:
         """Close everything, last opened first. What fails is logged: the result of the run stands."""
         while self._closers:
@@ -41,6 +62,23 @@ class Resources:
                 await close()
             except Exception:
                 logger.warning("closing a resource at the end of the request failed", exc_info=True)
+
+
+def serves_many_requests(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether an event loop has served an earlier request, so that it most likely outlives the one that asks.
+
+    A synchronous framework makes a loop for each request; what is still open when that ends is cut.
+    """
+    is_known = loop in _loops
+    _loops.add(loop)
+    return is_known
+
+
+async def all_closed() -> None:
+    """Wait for what this event loop closes beside its requests."""
+    loop = asyncio.get_running_loop()
+    while tasks := [task for task in _closing if task.get_loop() is loop]:
+        await asyncio.wait(tasks)
 
 
 def current_resources() -> Resources | None:

@@ -26,6 +26,7 @@ import inngest
 
 from inngest_agents._inngest_sdk import Opcode, ResponseInterrupt, StepResponse, make_step
 from inngest_agents.journal import SPANS, SUMMARY
+from inngest_agents.resources import all_closed
 from inngest_agents.step_ids import OVERTAKEN
 
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
@@ -69,9 +70,12 @@ async def replayed(
         UnsupportedStepError: the handler needs a real engine.
     """
     engine = _Engine(handler, max_attempts, dict(memos or {}))
-    while True:
-        if await engine.request(None) or await engine.run_planned():
-            return engine.run
+    try:
+        while True:
+            if await engine.request(None) or await engine.run_planned():
+                return engine.run
+    finally:
+        await all_closed()
 
 
 class _Engine(Generic[T]):

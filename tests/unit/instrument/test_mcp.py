@@ -22,6 +22,7 @@ from agents.tracing.setup import get_trace_provider
 from oracle import seen, shown
 
 from inngest_agents import DurableOptions, DurableRunner
+from inngest_agents.instrument.mcp import _connections
 from inngest_agents.options import ToolOptions
 from inngest_agents.testing import replayed
 
@@ -178,6 +179,33 @@ async def test_a_run_that_comes_while_a_connection_is_being_closed_opens_another
         assert texts == ["The weather in Oslo is sunny.", "The weather in Rome is sunny."]
     assert sorted(lines(http[1])) == ["get_weather Oslo"] * 2 + ["get_weather Rome"] * 2
     assert mine.session is None
+
+
+async def test_a_request_is_answered_before_its_connections_are_closed(http: tuple[str, Path]) -> None:
+    mine = SlowToClose(params={"url": http[0]}, name="weather")
+    agent: Agent[Any] = Agent(name="a", model=ScriptedModel(two_calls()), mcp_servers=[mine])
+    open_at_answer: list[bool] = []
+
+    async def answer(step: Any) -> None:
+        try:
+            await DurableRunner.run(agent, "hi", step=step)
+        finally:
+            open_at_answer.append(mine in _connections)
+
+    run = await replayed(answer)
+    assert run.steps == [
+        "a/list tools weather",
+        "a/1 model a",
+        "a/1.1 get_weather",
+        "a/2 model a",
+        "a/2.1 get_weather",
+        "a/3 model a",
+    ]
+    # The first request of an event loop waits: it may be the loop's only one, and what is open would be cut with it.
+    assert not open_at_answer[0]
+    assert open_at_answer[2]
+    assert open_at_answer[4]
+    assert mine not in _connections
 
 
 async def test_a_server_that_is_away_is_asked_again_by_the_engine(tmp_path: Path) -> None:
