@@ -290,6 +290,10 @@ class Driver:
         value: dict[str, Any] = memo.value
         return value
 
+    async def let_others_ask(self) -> None:
+        """See `Scheduler.let_others_ask`."""
+        await self._scheduler.let_others_ask()
+
     def _rename_overtaken(self, request: StepRequest) -> None:
         tag = tag_of(request.planned_id) or ""
         while found := self.shared.overtaken.intersection((request.hashed_id, request.planned_id)):

@@ -226,7 +226,9 @@ class Journal:
         spans = self.spans
         try:
             memo = self.driver.memo(request)
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError):
+                await self.driver.let_others_ask()
             if spans is not None:
                 spans.before_step(is_new=False)
                 spans.restore_starts(request.span_times)

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 IDLE_TURNS: Final = 64
 """Turns of the event loop without a new request after which a batch counts as whole (measured: gaps of 15 to 43)."""
 
+QUIET_TURNS: Final = 48
+"""The same before a memo that cancels others: fewer, so that nothing starts meanwhile that it will cancel."""
+
 TARGET_GRACE_SECONDS: Final = 10.0
 """How long a targeted request waits for a step that no durable run has planned, while one asks for other steps."""
 
@@ -94,11 +97,7 @@ class Scheduler:
 
     async def _settle(self) -> None:
         """Wait until the loops ask for nothing more, then start, run or plan what they have asked for."""
-        idle, seen = 0, self.activity
-        while idle < IDLE_TURNS:
-            await asyncio.sleep(0)
-            idle = idle + 1 if seen == self.activity else 0
-            seen = self.activity
+        await self._quiet(IDLE_TURNS)
         self._settling = None
         waiting = self._waiting()
         if self._end.is_near or not waiting:
@@ -113,6 +112,21 @@ class Scheduler:
             self._end.answer(*(_planned(asked.request) for asked in waiting))
         elif not self._end.running:
             self._steps.start(waiting[0])
+
+    async def let_others_ask(self) -> None:
+        """Let all who have memos get them, before a memo is handed out that makes the SDK cancel them.
+
+        What had ended beside a step that was cancelled is in the history of the run; a replay must not lose it.
+        """
+        await self._quiet(QUIET_TURNS)
+        self.activity += 1  # the SDK has its time to cancel those who have none, before they start
+
+    async def _quiet(self, turns: int) -> None:
+        idle, seen = 0, self.activity
+        while idle < turns:
+            await asyncio.sleep(0)
+            idle = idle + 1 if seen == self.activity else 0
+            seen = self.activity
 
     def _waiting(self) -> list[Asked]:
         return [asked for asked in self._asked.values() if asked.is_waiting]

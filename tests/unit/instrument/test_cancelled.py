@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from agents import Agent, GuardrailFunctionOutput, InputGuardrail, Runner, SQLiteSession, function_tool
+from agents import Agent, CustomTool, GuardrailFunctionOutput, InputGuardrail, Runner, SQLiteSession, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
+from openai.types.responses import ResponseCustomToolCall
 from oracle import both
 
 from inngest_agents import DurableRunner
@@ -154,5 +155,33 @@ async def test_what_was_done_beside_a_tool_that_is_cancelled_from_within_is_writ
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(replayed(handler), 5)
+    assert await durable.get_items() == await plain.get_items()
+    assert len(await plain.get_items()) == 3
+
+
+async def test_a_replay_keeps_what_was_done_beside_a_custom_tool_that_is_cancelled() -> None:
+    @function_tool
+    def fine() -> str:
+        return "ok"
+
+    async def cancel(*_: Any) -> str:
+        await asyncio.sleep(0.8)  # longer than `replayed` waits before it begins the request of the other step
+        raise asyncio.CancelledError("lost the connection")
+
+    cancelled = CustomTool(name="cancelled", description="", on_invoke_tool=cancel)
+
+    def agent() -> Agent[Any]:
+        calls: list[Any] = [
+            function_call("fine", {}, call_id="c1"),
+            ResponseCustomToolCall(type="custom_tool_call", name="cancelled", call_id="c2", input=""),
+        ]
+        return Agent(name="a", model=ScriptedModel([calls]), tools=[fine, cancelled])
+
+    plain, durable = SQLiteSession("plain"), SQLiteSession("durable")
+    with pytest.raises(asyncio.CancelledError):
+        await Runner.run(agent(), "hi", session=plain)
+    tried = agent()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(replayed(lambda step: DurableRunner.run(tried, "hi", session=durable, step=step)), 5)
     assert await durable.get_items() == await plain.get_items()
     assert len(await plain.get_items()) == 3
