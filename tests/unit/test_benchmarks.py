@@ -136,10 +136,10 @@ def test_the_overhead_leaves_start_and_finish_out() -> None:
 
 def test_the_slope_leaves_out_what_a_run_costs_once() -> None:
     row = Row("x")
-    for workload in (figures.SHORT, figures.LONG):
-        # 150 ms until it starts, 1 ms for each step.
-        wall = 1.0 + 0.150 + 0.001 * workload.steps
-        row.pairs[workload.name] = [Pair(a_sample(1.0), a_sample(wall))]
+    for workload, start in ((figures.SHORT, 0.150), (figures.LONG, 0.050)):
+        # So long until it starts, 20 ms at the end, 1 ms for each step.
+        wall = 1.0 + start + 0.020 + 0.001 * workload.steps
+        row.pairs[workload.name] = [Pair(a_sample(1.0), a_sample(wall, start=start, finish=0.020))]
 
     assert figures.LONG.steps - figures.SHORT.steps == 180
     assert figures.slope(row) == pytest.approx(0.001)
