@@ -105,9 +105,10 @@ def _summary(rows: Sequence[Row]) -> Table:
             "executions",
         ),
         cells,
-        "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. flatness: largest by "
-        "smallest overhead per step, (10,1) to (200,1). start: until the first model call. finish: from the last model call to the "
-        f"result. real: {REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} parallel tools of "
+        "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. flatness: largest "
+        "by smallest overhead per step, (10,1) to (200,1). start: until the first model call. finish: from the last "
+        f"model call to the result. real: {REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} "
+        "parallel tools of "
         f"{REALISTIC.tool_ms} ms.",
     )
 
