@@ -25,6 +25,7 @@ from inngest_agents.step_ids import planned_id, run_tag
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger, Reservation
     from inngest_agents.driver import Driver
+    from inngest_agents.instrument.model import DurableModel
     from inngest_agents.instrument.sandbox_session import DurableSandbox
     from inngest_agents.instrument.tracing import SpanLedger
     from inngest_agents.options import DurableOptions
@@ -117,6 +118,8 @@ class Scope:
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     held: dict[str, Reservation] = dataclasses.field(default_factory=dict)
     """What each tool call that was ordered holds of the budget, by its call id."""
+    models: dict[int, DurableModel] = dataclasses.field(default_factory=dict)
+    """The durable forms of the models that it has asked, by the id of the model."""
     prepared: Any = None
     """What the user's functions said for the turn under way; see `instrument.dynamic`."""
     run_config: Any = None

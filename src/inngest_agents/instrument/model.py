@@ -57,7 +57,15 @@ def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any
     scope.run_config = run_config
     journal.note_agent(agent.name)
     accounting.watch(model)
-    return DurableModel(model, requested=_requested_name(agent, run_config, model))
+    return _durable(scope, model, _requested_name(agent, run_config, model))
+
+
+def _durable(scope: Scope, model: Model, requested: str) -> DurableModel:
+    """The durable form of a model: the same for all turns, as the SDK keeps each model that it has seen."""
+    known = scope.models.get(id(model))
+    if known is None or not known.stands_for(model, requested):
+        known = scope.models[id(model)] = DurableModel(model, requested=requested)
+    return known
 
 
 @around("agents.run_internal.model_retry", "get_response_with_retry", ("get_response", "timeout"))
@@ -80,6 +88,10 @@ class DurableModel(ForwardingModel):
     def __init__(self, inner: Model, *, requested: str) -> None:
         super().__init__(inner)
         self._requested = requested
+
+    def stands_for(self, model: Model, requested: str) -> bool:
+        """Whether this is the durable form of that model, asked for by that name."""
+        return self._inner is model and self._requested == requested
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
         """One call of the model, as a step.
