@@ -23,6 +23,18 @@ from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
 
 
+def cleaner(deleted: list[str], **options: Any) -> Agent[Any]:
+    """An agent that deletes "/a" once that is approved, which is noted, and says "clean"."""
+
+    @function_tool(needs_approval=True)
+    def delete(path: str) -> str:
+        deleted.append(path)
+        return f"deleted {path}"
+
+    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
+    return Agent(name="a", model=ScriptedModel(script), tools=[delete], **options)
+
+
 class FailingSession(SQLiteSession):
     """Refuses additions while it is told to."""
 
@@ -39,14 +51,7 @@ async def test_a_write_that_failed_is_made_up_for_and_the_tool_does_not_run_agai
     tmp_path: Path, durable: bool
 ) -> None:
     deleted: list[str] = []
-
-    @function_tool(needs_approval=True)
-    def delete(path: str) -> str:
-        deleted.append(path)
-        return f"deleted {path}"
-
-    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
-    agent = Agent(name="a", model=ScriptedModel(script), tools=[delete])
+    agent = cleaner(deleted)
     session = FailingSession("s", tmp_path / "s.db")
 
     async def run(given: Any) -> Any:
@@ -78,13 +83,7 @@ async def test_a_request_that_ends_in_an_output_guardrail_of_a_resumed_run_lets_
         checked.append(output)
         return GuardrailFunctionOutput(output_info=None, tripwire_triggered=False)
 
-    @function_tool(needs_approval=True)
-    def delete(path: str) -> str:
-        return f"deleted {path}"
-
-    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
-    guardrail = OutputGuardrail(check, name="check")
-    agent = Agent(name="a", model=ScriptedModel(script), tools=[delete], output_guardrails=[guardrail])
+    agent = cleaner([], output_guardrails=[OutputGuardrail(check, name="check")])
     session = SQLiteSession("s", tmp_path / "s.db")
 
     async def run(given: Any) -> Any:
@@ -117,13 +116,7 @@ class HalfSession(SQLiteSession):
 
 @pytest.mark.parametrize("durable", [False, True])
 async def test_a_write_that_failed_is_not_tried_again_behind_the_back_of_the_sdk(tmp_path: Path, durable: bool) -> None:
-    @function_tool(needs_approval=True)
-    def delete(path: str) -> str:
-        return f"deleted {path}"
-
-    agent = Agent(
-        name="a", model=ScriptedModel([[function_call("delete", {"path": "/a"}, call_id="c1")]]), tools=[delete]
-    )
+    agent = cleaner([])
     session = HalfSession("s", tmp_path / "s.db")
 
     async def run(given: Any) -> Any:
@@ -144,14 +137,8 @@ async def test_a_resumed_streamed_run_whose_blocked_output_is_saved_ends_in_its_
     async def block(*_: Any) -> GuardrailFunctionOutput:
         return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
 
-    @function_tool(needs_approval=True)
-    def delete(path: str) -> str:
-        return f"deleted {path}"
-
-    script: list[Any] = [[function_call("delete", {"path": "/a"}, call_id="c1")], [assistant_message("clean")]]
     guardrail = OutputGuardrail(block, name="block")
-    agent = Agent(name="a", model=ScriptedModel(script), tools=[delete], output_guardrails=[guardrail])
-    agent.tool_use_behavior = "stop_on_first_tool"
+    agent = cleaner([], output_guardrails=[guardrail], tool_use_behavior="stop_on_first_tool")
     session = SQLiteSession("s", tmp_path / "s.db")
 
     async def run(given: Any) -> Any:
