@@ -234,10 +234,16 @@ class EngineRequest:
         """Whether a step has finished already, under any of its ids."""
         return not self._memos.keys().isdisjoint(hashed_ids)
 
-    def unused(self, prefix: str) -> list[dict[str, Any]]:
-        """What is remembered of steps whose id begins with `prefix` and that nobody has asked for."""
+    def unused(self, prefix: str, step_id_of: Callable[[Any], str]) -> list[tuple[str, dict[str, Any]]]:
+        """What is remembered of steps whose id begins with `prefix` and that nobody has asked for, with their ids.
+
+        Args:
+            prefix: of the readable ids; what the engine sends has the hashed ones.
+            step_id_of: reads the id from what is remembered.
+        """
         values = [output.data for output in self._memos.values() if isinstance(output.data, dict)]
-        return [value for value in values if _step_id_of(value).startswith(prefix)]
+        found = ((step_id_of(value), value) for value in values)
+        return [(step_id, value) for step_id, value in found if step_id.startswith(prefix)]
 
     async def before_execution(self) -> None:
         """Tell the middleware, once a request, that new code runs from here."""
@@ -331,11 +337,6 @@ class EngineRequest:
     def is_connect(self) -> bool:
         """Whether the request came over a Connect WebSocket and not over HTTP."""
         return hasattr(self._middleware._raw_request, "request_payload")
-
-
-def _step_id_of(value: dict[str, Any]) -> str:
-    record = value.get("record")
-    return str(record.get("step_id", "")) if isinstance(record, dict) else ""
 
 
 def step_info(

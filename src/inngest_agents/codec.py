@@ -21,6 +21,7 @@ responses; see `encode_response`.
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import datetime
 import decimal
@@ -37,9 +38,10 @@ from typing import Any, Final, TypeAlias
 import pydantic
 from agents import ModelResponse, Usage
 from openai import BaseModel as OpenAIModel
-from openai.types.responses import ResponseOutputItem
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputItem
 
 from inngest_agents.local_classes import find_local, reference_to
+from inngest_agents.usage_form import usage_fields, usage_in
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
@@ -51,6 +53,8 @@ class _Output(OpenAIModel):
 
     output: list[ResponseOutputItem]
 
+
+_USUAL_ITEMS: Final[Mapping[Any, type[OpenAIModel]]] = {"function_call": ResponseFunctionToolCall}
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -389,7 +393,7 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     """
     encoded: dict[str, Any] = {
         "output": [as_written(encode_item(item)) for item in response.output],
-        "usage": encode_usage(response.usage),
+        **usage_fields(encode_usage(response.usage)),
     }
     for field in ("response_id", "request_id", "raw_usage"):
         value = getattr(response, field)
@@ -434,14 +438,27 @@ def decode_usage(value: Any) -> Usage:
     return _USAGE_ADAPTER.validate_python(value)
 
 
+def _decode_item(item: Any) -> Any:
+    """An output item that `encode_item` stored.
+
+    `construct` takes what is newer than the SDK, but looks for the type of each field and costs ten times as much. So
+    it is for what strict validation does not accept, or could change (the logprob 0 of a message to 0.0).
+    """
+    known = _USUAL_ITEMS.get(item.get("type")) if isinstance(item, dict) else None
+    if known is not None:
+        with contextlib.suppress(pydantic.ValidationError):
+            return known.model_validate(item, strict=True)
+    return _Output.construct(output=[item]).output[0]
+
+
 def decode_response(value: Mapping[str, Any]) -> ModelResponse:
     """The response that `encode_response` stored."""
-    output: list[Any] = list(_Output.construct(output=value["output"]).output)
+    output = [_decode_item(item) for item in value["output"]]
     for index in value.get("dict_items", ()):
         output[index] = value["output"][index]
     return ModelResponse(
         output=output,
-        usage=decode_usage(value["usage"]),
+        usage=decode_usage(usage_in(value)),
         response_id=value.get("response_id"),
         request_id=value.get("request_id"),
         raw_usage=value.get("raw_usage"),

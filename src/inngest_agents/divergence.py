@@ -12,6 +12,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from inngest_agents import memo_head
 from inngest_agents.errors import DivergenceError
 
 if TYPE_CHECKING:
@@ -21,14 +22,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inngest_agents")
 
-DIGEST_LENGTH: Final = 10
-"""Hexadecimal digits: two inputs of one step that differ are taken for the same once in 10**12 times."""
+DIGEST_BYTES: Final = 5
+"""Two inputs of one step that differ are taken for the same once in 10**12 times."""
 
 
 def digest(value: Any) -> str:
     """A short digest of a step's input: of its JSON, and of the text of what JSON cannot carry."""
     text = json.dumps(value, default=_shown, separators=(",", ":"), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()[:DIGEST_LENGTH]
+    # Of eight bytes, as in the first versions of what is stored.
+    return memo_head.base36(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()[:DIGEST_BYTES]))
 
 
 def _shown(value: Any) -> Any:
@@ -47,9 +49,10 @@ def check(
     Returns:
         The error to end the run with; None if both are the same, or if the options only want a warning.
     """
-    was = (*_identity(stored), (stored.get("asked") or "")[:DIGEST_LENGTH] or None)  # version 1 stored more digits
-    now = (step["kind"], step["agent"], step["name"], asked)
-    if was == now or (was[:3] == now[:3] and None in {was[3], asked}):
+    head = memo_head.read(stored)
+    was = (*_identity(stored), head.asked if head is not None else "")
+    now = (step["kind"], step["agent"], step["name"], asked or "")
+    if was == now or (was[:3] == now[:3] and "" in {was[3], now[3]}):
         return None
     return _report(journal, DivergenceError(step["step_id"], _describe(*was), _describe(*now)))
 
@@ -60,12 +63,12 @@ def unused(journal: Journal) -> DivergenceError | None:
     Returns:
         The error to end the run with; None if there are none, or if the options only want a warning (which is given).
     """
-    left = journal.driver.engine.unused(f"{journal.name}/")
+    left = journal.unused(f"{journal.name}/")
     if not left:
         return None
-    expected = _describe(*_identity(left[0]), None)
+    step_id, memo = left[0]
     found = f"nothing ({len(left)} remembered steps were not asked for)"
-    return _report(journal, DivergenceError(str(left[0]["record"]["step_id"]), expected, found))
+    return _report(journal, DivergenceError(step_id, _describe(*_identity(memo)), found))
 
 
 def _identity(memo: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -81,7 +84,7 @@ def _report(journal: Journal, error: DivergenceError) -> DivergenceError | None:
     return None
 
 
-def _describe(kind: str, agent: str, name: str, asked: str | None) -> str:
+def _describe(kind: str, agent: str, name: str, asked: str = "") -> str:
     of = f" of agent {agent!r}" if agent else ""
     what = f" {name!r}" if name else ""
     return f"{kind}{what}{of}" + (f" with input {asked}" if asked else "")

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
+import itertools
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents._inngest_sdk import hash_step_id
+from inngest_agents.memo_head import SCHEMA_VERSION, version_of
 from inngest_agents.resources import restore_resources, use_resources
 from inngest_agents.step_ids import planned_id, run_tag
 
@@ -38,10 +40,6 @@ SUMMARY: Final = "run_stats"
 
 SPANS: Final = "spans"
 """The label of the step that exports the spans of a run without such a summary."""
-
-SCHEMA_VERSION: Final = 2
-"""The version of what is stored in a step. A newer one is refused; version 1 (the whole record, and the spans' times as
-text) is read by those who read the present one."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -249,14 +247,14 @@ class Journal:
         return self._checked(await ask(request), request)
 
     def _checked(self, payload: dict[str, Any], request: StepRequest) -> dict[str, Any]:
-        version = payload.get("v") if isinstance(payload, dict) else None
-        if not isinstance(version, int) or not 0 < version <= SCHEMA_VERSION:
+        version = version_of(payload)
+        if version is None or version > SCHEMA_VERSION:
             raise ValueError(
                 f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the "
                 "run was begun by a newer version or by other code; deploy that version until the run has ended"
             )
         if request.record is None:
-            self._add_memo(payload, request.about)
+            self._add_memo(payload, request.step_id, request.about)
         elif not self._ends_run(request.step_id):
             self.add_record(request.record)
         return payload
@@ -283,9 +281,9 @@ class Journal:
         if self.ledger is not None:
             self.ledger.add(record)
 
-    def _add_memo(self, memo: dict[str, Any], about: dict[str, Any] | None) -> None:
+    def _add_memo(self, memo: dict[str, Any], step_id: str, about: dict[str, Any] | None) -> None:
         """Note what a step used that has a memo; what ends a run counts for nothing itself."""
-        if self._ends_run(memo["record"]["step_id"]):
+        if self._ends_run(step_id):
             return
         if self.ledger is None:
             self._finished.append((memo, about))
@@ -302,20 +300,26 @@ class Journal:
 
         One that ran beside the step which failed the run is there on a replay, where that one fails it at once.
         """
-        engine = self.driver.engine
-        for stored in engine.unused(f"{path}/"):
-            step_id = stored["record"]["step_id"]
+        for step_id, stored in self.unused(f"{path}/"):
             if not self._ends_run(step_id):
-                engine.take_memo(*self.hashed_ids(step_id))
-                self._add_memo(stored, None)
+                self.driver.engine.take_memo(*self.hashed_ids(step_id))
+                self._add_memo(stored, step_id, None)
+
+    def unused(self, prefix: str) -> list[tuple[str, dict[str, Any]]]:
+        """The ids and memos of the remembered steps whose id begins so and that nobody has asked for."""
+        from inngest_agents.stats.memo import step_id_of
+
+        return self.driver.engine.unused(prefix, step_id_of)
 
     def take_attempts(self, label: str, about: dict[str, Any]) -> int:
         """Count what failed attempts of a step were billed, and give their number."""
-        count, engine = 0, self.driver.engine
-        while (memo := engine.take_memo(hash_step_id(self.step_id(attempt_label(label, count + 1))))) is not None:
-            self._add_memo(memo.value, about)
-            count += 1
-        return count
+        for number in itertools.count(1):
+            step_id = self.step_id(attempt_label(label, number))
+            memo = self.driver.engine.take_memo(hash_step_id(step_id))
+            if memo is None:
+                return number - 1
+            self._add_memo(memo.value, step_id, about)
+        raise AssertionError("unreachable")
 
     def is_done(self, label: str) -> bool:
         """Whether the step of this label in the current scope has a memo that was not asked for yet."""

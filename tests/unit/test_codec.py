@@ -22,6 +22,7 @@ from agents.items import ItemHelpers
 from agents.testing import assistant_message, function_call
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import Response
 
 from inngest_agents import codec
 
@@ -143,6 +144,57 @@ def test_a_response_keeps_unset_fields_ids_and_usage_entries() -> None:
     assert back.usage == total
     assert len(back.usage.request_usage_entries) == 2
     assert (back.response_id, back.request_id, back.raw_usage) == ("resp_1", "req_1", response.raw_usage)
+
+
+CALL: dict[str, Any] = {"type": "function_call", "arguments": "{}", "call_id": "c1", "name": "f"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        CALL,
+        {**CALL, "id": "fc_1", "status": "completed", "namespace": None},
+        {**CALL, "async": True},
+        {**CALL, "caller": {"type": "program", "caller_id": "p1", "more": 1}},
+        {**CALL, "caller": {"type": "not known here"}},
+        {**CALL, "status": "paused"},
+        {**CALL, "newer": {"a": [1, 0]}},
+        {**CALL, "arguments": {"a": 1}},
+        {**CALL, "name": None},
+        {"type": "function_call"},
+        {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "x", "logprobs": [{"logprob": 0}]}]},
+        {"type": "hologram", "depth": 3},
+    ],
+)
+def test_an_item_comes_back_as_the_client_makes_it_of_a_provider_s_answer(item: dict[str, Any]) -> None:
+    """The client constructs, and so accepts what is odd; also where there is a shorter way."""
+    [made] = Response.construct(output=[item]).output
+    [back] = codec.decode_response({"output": [item], "tokens": {}}).output
+
+    assert type(back) is type(made)
+    assert (back, back.model_fields_set) == (made, made.model_fields_set)
+    assert json.dumps(codec.encode_item(back)) == json.dumps(codec.encode_item(made))
+
+
+COUNTS = st.integers(0, 10**9)
+
+
+@given(st.integers(0, 2), COUNTS, COUNTS, COUNTS, COUNTS, st.booleans())
+def test_a_usage_comes_back_whatever_it_counts(
+    requests: int, given: int, made: int, cached: int, reasoned: int, has_sum: bool
+) -> None:
+    usage = Usage(requests=requests, input_tokens=given, output_tokens=made, total_tokens=given + made * has_sum)
+    usage.input_tokens_details.cached_tokens = cached
+    usage.output_tokens_details.reasoning_tokens = reasoned
+    stored = codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
+
+    assert codec.decode_response(json.loads(json.dumps(stored))).usage == usage
+
+
+def test_what_a_usual_usage_tells_anyway_is_not_stored() -> None:
+    usage = Usage(requests=1, input_tokens=7, output_tokens=2, total_tokens=9)
+    stored = codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
+    assert stored == {"output": [], "tokens": {"input_tokens": 7, "output_tokens": 2}}
 
 
 def test_uuids_and_sets_are_readable_in_the_store() -> None:

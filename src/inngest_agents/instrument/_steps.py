@@ -13,7 +13,6 @@ from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
 from inngest_agents.errors import ContextConflictError, SandboxLostError, is_memoized, message_of, qualified_name
 from inngest_agents.journal import (
-    SCHEMA_VERSION,
     BilledAttempt,
     Journal,
     StepRequest,
@@ -22,7 +21,7 @@ from inngest_agents.journal import (
     current_scope,
 )
 from inngest_agents.local_classes import classes_of
-from inngest_agents.stats.memo import pack
+from inngest_agents.stats.memo import memo_of
 from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import TOOL_KINDS, ErrorRecord, StepKind, StepRecord
 
@@ -116,15 +115,13 @@ async def run_step(
         elif made.nested and journal.options.prices_on:
             made = await priced(journal, made)
         with classes_of(*functions):
-            stored: dict[str, Any] = {"v": SCHEMA_VERSION, "output": encode(value)}
-        if digest is not None:
-            stored["asked"] = digest
+            encoded = encode(value)
+        stored = memo_of(made, encoded, digest or "")
         more = extra() if extra is not None else None
         if more:
             stored["extra"] = more
         if changes:
             stored["context"] = changes
-        stored["record"] = pack(made, stored["output"])
         request.record = made
         shown.extend(step_metadata(made))
         return stored
@@ -214,8 +211,7 @@ async def _billed_attempt(
     if journal.options.prices_on:
         record = await priced(journal, record)
     output = f"{qualified_name(error)}: {message_of(error)}"
-    stored = {"v": SCHEMA_VERSION, "output": output, "record": pack(record, output)}
-    return BilledAttempt(step_id, hash_step_id(step_id), stored, step_metadata(record))
+    return BilledAttempt(step_id, hash_step_id(step_id), memo_of(record, output), step_metadata(record))
 
 
 async def priced(journal: Journal, record: StepRecord) -> StepRecord:

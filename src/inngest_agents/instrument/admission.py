@@ -127,8 +127,7 @@ class _Call:
 def _were_admitted(journal: Journal, scope: Scope, calls: Iterable[_Call]) -> bool:
     """Whether an earlier request has let these calls pass: then something of them is remembered."""
     places = [place for call in calls if (place := scope.places.get(call.call_id)) is not None]
-    engine = journal.driver.engine
-    if any(engine.unused(journal.step_id(f"{place}{end}")) for place in places for end in (" ", "/")):
+    if any(journal.unused(journal.step_id(f"{place}{end}")) for place in places for end in (" ", "/")):
         return True
     # A call that failed for good has no record, but its memo is there.
     return any(

@@ -41,6 +41,7 @@ from inngest_agents.journal import (
     inside_journal,
     inside_scope,
 )
+from inngest_agents.usage_form import usage_fields, usage_in
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.model import DurableModel
@@ -133,7 +134,7 @@ def encode_turn(turn: Turn, before: Mapping[str, Any]) -> dict[str, Any]:
     echo = {name: response.pop(name) for name in _ECHOED if name in response}
     encoded: dict[str, Any] = {
         "event": event,
-        "usage": encode_usage(turn.response.usage),
+        **usage_fields(encode_usage(turn.response.usage)),
     }
     if echo != before.get(_ECHO, {}):
         encoded[_ECHO] = echo
@@ -152,7 +153,7 @@ def decode_turn(value: Mapping[str, Any], before: dict[str, Any]) -> Turn:
     whole = {**said["response"], **before.get(_ECHO, {})}
     event = ResponseCompletedEvent.construct(**{**said, "response": whole})
     response = event.response
-    usage = decode_usage(value["usage"])
+    usage = decode_usage(usage_in(value))
     raw_usage = value.get("raw_usage")
     sdk.set_usage_of_response(response, usage, raw_usage)
     if "request_id" in value:

@@ -33,6 +33,7 @@ from typing import Any, Final
 from agents.tracing import Span, Trace, TracingProcessor, get_current_span
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents import memo_head
 from inngest_agents.journal import Journal, current_journal
 
 NO_OP_ID: Final = "no-op"
@@ -266,9 +267,9 @@ def _short(span_id: str) -> str:
 
 def _began(memo: Mapping[str, Any]) -> datetime:
     """When the step of a memo began."""
-    record = memo["record"]
-    seconds: float = record["at"][0] if "at" in record else record["started_at"]
-    return _EPOCH + round(seconds * 1_000_000) * _MICROSECOND
+    head = memo_head.read(memo)
+    assert head is not None
+    return _EPOCH + round(head.started_at * 1_000_000) * _MICROSECOND
 
 
 def _upwards(node: _Node | None) -> Iterator[_Node]:

@@ -3,7 +3,7 @@
 A run's state grows with each memo and is sent with each request, so nothing is stored twice. What lies in the step's id
 (the name of the tool, the agent of a model call, the way to a nested agent) and in the model's response (its usage, its
 items) is derived from there by `_derived`, and only where a record differs from it is that stored; a null stands for a
-field that the record does not have. So `unpack(pack(record))` is the record again, whatever `_derived` guesses.
+field that the record does not have. So `unpack(memo_of(record))` is the record again, whatever `_derived` guesses.
 
 The place in the order and the id of the tool call are not stored: who asks for the step knows them.
 """
@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
+from inngest_agents import memo_head
+from inngest_agents.memo_head import Head
 from inngest_agents.stats._compact import JsonDict
 from inngest_agents.stats.records import (
     NO_PRICE,
@@ -25,8 +27,12 @@ from inngest_agents.stats.records import (
     count_items,
     usage_from_response,
 )
+from inngest_agents.usage_form import usage_in
 
 _ASKER_KNOWS: Final = ("order", "call_id")
+_PRICE_WORDS: Final = ("version", "usd")
+_MODEL_LABEL: Final = re.compile(r"\d+ model ")
+_TOOL_LABEL: Final = re.compile(r"\d+\.\d+ ")
 _NO_USAGE: Final[Mapping[str, Any]] = {
     "requests": 0,
     "input_tokens": 0,
@@ -38,21 +44,32 @@ _NO_USAGE: Final[Mapping[str, Any]] = {
 }
 
 
-def pack(record: StepRecord, output: Any) -> JsonDict:
-    """Make the `record` of a memo.
+def memo_of(record: StepRecord, output: Any, asked: str = "") -> JsonDict:
+    """What a step stores of itself: its output, the head (see `memo_head`), and what else its record tells.
 
     Args:
         record: what the step did and used.
-        output: the memo's `output`.
+        output: what it gave, as JSON.
+        asked: the digest of what it was asked for.
     """
     full = record.to_dict()
     del full["v"]  # the memo has the version of all that is in it
     for name in _ASKER_KNOWS:
         full.pop(name, None)
-    at = [full.pop("started_at", 0), full.pop("duration", 0)]
+    head = Head(full.pop("step_id"), asked, full.pop("started_at", 0.0), full.pop("duration", 0.0))
+    text = memo_head.write(head)
+    if text is None:
+        full["at"] = [head.started_at, head.duration]
+        text = memo_head.write(Head(head.step_id, asked))
     price = record.usage.price if record.usage else None
-    known = _derived(record.kind, record.step_id, record.name, output, is_priced=price is None or price.usd is not None)
-    return {"kind": full.pop("kind"), "step_id": full.pop("step_id"), "at": at, **_difference(full, known)}
+    is_priced = price is None or price.usd is not None
+    known = _derived(record.kind, record.step_id, record.name, output, is_priced=is_priced)
+    known["kind"] = _kind_in(record.step_id)
+    stored = _short(_difference(full, known))
+    memo: JsonDict = {"output": output, "step": text}
+    if stored:
+        memo["record"] = stored
+    return memo
 
 
 def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> StepRecord:
@@ -66,27 +83,38 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
         KeyError: it is no memo of a durable step.
         ValueError: it is of a newer version.
     """
-    stored = dict(memo["record"])
-    if "at" not in stored:  # version 1 kept the whole record
+    head = memo_head.read(memo)
+    if head is None:
+        raise KeyError("step")
+    stored = _long(memo.get("record") or {})
+    if _is_whole(memo):
         return StepRecord.from_dict(stored)
-    started_at, duration = stored.pop("at")
-    kind, step_id = stored["kind"], stored["step_id"]
-    named = _named(kind, step_id) | stored
+    stored.pop("at", None)
+    kind = stored.get("kind") or _kind_in(head.step_id)
+    named = _named(kind, head.step_id) | stored
     price = (stored.get("usage") or {}).get("price", {})
     is_priced = price is None or price.get("usd") is not None
-    known = _derived(kind, step_id, named.get("name") or "", memo.get("output"), is_priced=is_priced)
+    known = _derived(kind, head.step_id, named.get("name") or "", memo.get("output"), is_priced=is_priced)
     own = {name: value for name, value in (asked or {}).items() if name in _ASKER_KNOWS}
-    times = {"started_at": started_at, "duration": duration}
-    return StepRecord.from_dict({**own, **times, **_merged(known, stored)})
+    told = {"kind": kind, "step_id": head.step_id, "started_at": head.started_at, "duration": head.duration}
+    return StepRecord.from_dict({**own, **told, **_merged(known, stored)})
 
 
 def identity(memo: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """The kind, the agent and the name of the step that stored `memo`; None if it is no memo of a durable step."""
-    record = memo.get("record")
-    if not isinstance(record, Mapping) or "kind" not in record:
+    head = memo_head.read(memo)
+    if head is None:
         return None
-    named = {**_named(record["kind"], record.get("step_id", "")), **record} if "at" in record else record
-    return record["kind"], named.get("agent") or "", named.get("name") or ""
+    record: Mapping[str, Any] = memo.get("record") or {}
+    kind = str(record.get("kind") or _kind_in(head.step_id))
+    named = record if _is_whole(memo) else {**_named(kind, head.step_id), **record}
+    return kind, named.get("agent") or "", named.get("name") or ""
+
+
+def step_id_of(memo: Mapping[str, Any]) -> str:
+    """The id of the step that stored `memo`; "" if it is no memo of a durable step."""
+    head = memo_head.read(memo)
+    return "" if head is None else head.step_id
 
 
 def answer_of(memo: Mapping[str, Any]) -> Any:
@@ -99,19 +127,48 @@ def failed_step(step_id: str, error_type: str, message: str) -> StepRecord | Non
 
     All kinds of tools have ids of one form, so the kind is "tool".
     """
-    label = step_id.rpartition("/")[2]
-    if re.match(r"\d+ model ", label):
-        kind: StepKind = "model"
-    elif re.match(r"\d+\.\d+ ", label):
-        kind = "tool"
-    else:
+    kind = _kind_in(step_id)
+    if kind is None:
         return None
     named, way = _named(kind, step_id), tuple(step_id.split("/")[:-1])
     path = way if len(way) > 1 else ()
     return StepRecord(kind=kind, step_id=step_id, path=path, error=ErrorRecord(error_type, message), **named)
 
 
-def _named(kind: str, step_id: str) -> JsonDict:
+def _is_whole(memo: Mapping[str, Any]) -> bool:
+    """Whether the record is stored whole, as version 1 did."""
+    return "step" not in memo and "at" not in memo["record"]
+
+
+def _kind_in(step_id: str) -> StepKind | None:
+    """What the label at the end of an id tells of the kind: all kinds of tools have ids of one form."""
+    label = step_id.rpartition("/")[2]
+    if _MODEL_LABEL.match(label):
+        return "model"
+    return "tool" if _TOOL_LABEL.match(label) else None
+
+
+def _short(stored: JsonDict) -> JsonDict:
+    """A price in two words instead of two objects: its table's version, and the dollars if they are known."""
+    usage = stored.get("usage") or {}
+    price = usage.get("price")
+    if not isinstance(price, dict) or not {"version"} <= price.keys() <= set(_PRICE_WORDS):
+        return stored
+    others = {name: value for name, value in stored.items() if name != "usage"}
+    if len(usage) > 1:
+        others["usage"] = {name: value for name, value in usage.items() if name != "price"}
+    return {**others, "price": [price[name] for name in _PRICE_WORDS if name in price]}
+
+
+def _long(stored: Mapping[str, Any]) -> JsonDict:
+    """Undo `_short`."""
+    out = dict(stored)
+    if "price" in out:
+        out["usage"] = {**out.get("usage", {}), "price": dict(zip(_PRICE_WORDS, out.pop("price"), strict=False))}
+    return out
+
+
+def _named(kind: str | None, step_id: str) -> JsonDict:
     """What the label at the end of an id tells, e.g. "1 model shop" or "3.1 lookup_order"."""
     what = step_id.rpartition("/")[2].partition(" ")[2]
     if kind == "model":
@@ -122,19 +179,20 @@ def _named(kind: str, step_id: str) -> JsonDict:
     return {"name": what} if what else {}
 
 
-def _derived(kind: str, step_id: str, name: str, output: Any, *, is_priced: bool) -> JsonDict:
+def _derived(kind: str | None, step_id: str, name: str, output: Any, *, is_priced: bool) -> JsonDict:
     """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's output tell."""
     known = _named(kind, step_id)
     way = step_id.split("/")[:-1]
     if len(way) > 1:
         known["path"] = way
-    if kind == "model" and isinstance(output, Mapping) and isinstance(output.get("usage"), Mapping):
+    said = usage_in(output) if kind == "model" and isinstance(output, Mapping) else None
+    if said is not None:
         event = output.get("event")
         response = event.get("response", {}) if isinstance(event, Mapping) else output
         known["counts"] = count_items(response.get("output") or ()).to_dict()
         known["response_id"] = response.get("response_id") or response.get("id") or ""
-        said: Any = SimpleNamespace(usage=_usage(output["usage"]), raw_usage=output.get("raw_usage"))
-        usage = usage_from_response(said, requested_model=name)
+        answer: Any = SimpleNamespace(usage=_usage(said), raw_usage=output.get("raw_usage"))
+        usage = usage_from_response(answer, requested_model=name)
         model = usage.billed_model
         found = {"model": model} if is_priced else {"reason": NO_PRICE.format(model=model)}
         known["usage"] = usage.to_dict() | {"price": {"source": "litellm", **found}}

@@ -26,7 +26,7 @@ from inngest_agents.local.models import RunStatus, StepAttempt, StepRecord, Step
 from inngest_agents.local.store import Store
 from inngest_agents.stats import records
 from inngest_agents.stats.html import page
-from inngest_agents.stats.memo import pack
+from inngest_agents.stats.memo import memo_of
 from inngest_agents.stats.report import RunReport
 
 HOSTILE = "</pre></details></style><script>document.title='pwned'</script><img src=x onerror=alert(1)>"
@@ -56,7 +56,7 @@ def model_memo(step_id: str, at: float, *, model: str = "gpt-x", usd: str | None
         usage=used,
     )
     output = {"output": [{"type": "message", "content": HOSTILE}], "usage": {"requests": 1}}
-    return {"v": 2, "output": output, "record": pack(record, output)}
+    return memo_of(record, output)
 
 
 def tool_memo(step_id: str, at: float, output: Any, **more: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def tool_memo(step_id: str, at: float, output: Any, **more: Any) -> dict[str, An
         duration=0.2,
         **more,
     )
-    return {"v": 2, "output": output, "record": pack(record, output)}
+    return memo_of(record, output)
 
 
 def add_run(store: Store, run_id: str, function: str, at: float, steps: list[StepRecord]) -> None:
@@ -168,9 +168,15 @@ def test_nested_steps_and_failed_ones_keep_their_place(db: Path) -> None:
     assert by_name["shop/1.1 look"].output == HOSTILE
 
 
-def test_a_memo_of_a_newer_version_is_shown_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"v": 99, "output": 1, "record": {"kind": "tool", "step_id": "a/1.1 b", "v": 99}},
+        {"output": 1, "step": "v99 1f6o2p9c bko 5cwg a/1.1 b"},
+    ],
+)
+def test_a_memo_of_a_newer_version_is_shown_as_it_is(tmp_path: Path, newer: dict[str, Any]) -> None:
     store = Store(tmp_path / "s.db")
-    newer = {"v": 99, "output": 1, "record": {"kind": "tool", "step_id": "a/1.1 b", "v": 99}}
     add_run(store, RUN_ID, "fn", START, [step("a/1.1 b", newer, START)])
     source = EmbeddedRuns(store)
     report = source.report(source.find(RUN_ID)[0])
@@ -390,7 +396,7 @@ def test_a_failed_step_of_a_nested_agent_lies_where_those_beside_it_do() -> None
     record = records.StepRecord(
         kind="model", step_id="shop/1.1 research/1.1 read/1 model reader", agent="reader", path=where
     )
-    memo = {"v": 2, "output": {}, "record": pack(record, {})}
+    memo = memo_of(record, {})
     good = FoundStep(record.step_id, "other", "completed", None, (), output=memo)
     error = {"name": "OSError", "message": "no such page"}
     bad = FoundStep("shop/1.1 research/1.1 read/1.1 fetch", "other", "failed", None, (), error=error)

@@ -1,7 +1,8 @@
 """Runs that were recorded by each version of what steps store are replayed by today's code.
 
 `v1.json` holds what an engine had stored at the end of the run below. A change of the stored form raises
-`journal.SCHEMA_VERSION`, keeps the files of all earlier versions, and adds one: `RECORD=1 pytest tests/unit/recorded`.
+`memo_head.SCHEMA_VERSION`, keeps the files of all earlier versions, and adds one:
+`RECORD=1 pytest tests/unit/recorded`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from agents.models.interface import Model
 from agents.testing import assistant_message, function_call
 
 from inngest_agents import DurableRunner
-from inngest_agents.journal import SCHEMA_VERSION
+from inngest_agents.memo_head import SCHEMA_VERSION
 from inngest_agents.testing import replayed
 
 FOLDER = Path(__file__).parent

@@ -14,7 +14,7 @@ from agents.usage import RequestUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from inngest_agents import codec
-from inngest_agents.stats.memo import identity, pack, unpack
+from inngest_agents.stats.memo import identity, memo_of, step_id_of, unpack
 from inngest_agents.stats.records import (
     ErrorRecord,
     ItemCounts,
@@ -76,6 +76,16 @@ RECORDS = {
     "names with slashes": (replace(TOOL, step_id="a/b/2.1 add/x y", name="add/x y"), "3"),
     "a name that is not in the id": (replace(TOOL, step_id="shop/session read", name="SQLiteSession"), []),
     "no name and no agent": (StepRecord(kind="other", step_id="a b c"), None),
+    "times that no number of ticks tells": (replace(TOOL, started_at=1.23456789, duration=1e-9), "3"),
+    "a price and more": (
+        replace(
+            MODEL,
+            usage=replace(MODEL.usage, model="gpt-5-2025-08-07", service_tier="flex").with_price(
+                Price("0.0003", "litellm", "1.83.0", model="gpt-5-2025-08-07", is_partial=True)
+            ),
+        ),
+        RESPONSE,
+    ),
     "all else": (
         replace(
             TOOL,
@@ -91,37 +101,38 @@ RECORDS = {
 }
 
 
-def memo_of(record: StepRecord, value: Any) -> dict[str, Any]:
-    """As it comes back from the engine."""
+def stored(record: StepRecord, value: Any) -> dict[str, Any]:
+    """The memo as it comes back from the engine."""
     output = codec.encode_response(value) if isinstance(value, ModelResponse) else value
-    memo: dict[str, Any] = json.loads(json.dumps({"output": output, "record": pack(record, output)}))
+    memo: dict[str, Any] = json.loads(json.dumps(memo_of(record, output, "1f6o2p9c")))
+    assert memo["output"] == output
     return memo
 
 
 @pytest.mark.parametrize(("record", "value"), RECORDS.values(), ids=RECORDS)
 def test_a_record_comes_back_from_its_memo(record: StepRecord, value: Any) -> None:
-    memo = memo_of(record, value)
+    memo = stored(record, value)
     assert unpack(memo) == record
+    assert step_id_of(memo) == record.step_id
     assert identity(memo) == (record.kind, record.agent, record.name)
 
 
 def test_samples_of_every_kind_come_back() -> None:
     for record in samples.records():
         expected = replace(record, order=0, call_id="")
-        assert unpack(memo_of(record, None)) == expected
+        assert unpack(stored(record, None)) == expected
         asked = {"order": record.order, "call_id": record.call_id, "agent": "not read"}
-        assert unpack(memo_of(record, None), asked) == record
+        assert unpack(stored(record, None), asked) == record
 
 
 def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
-    assert pack(MODEL, codec.encode_response(RESPONSE)) == {
-        "kind": "model",
-        "step_id": "shop/2 model shop",
-        "at": [1795397577.0716, 0.25],
-        "name": "gpt-5",
-        "usage": {"price": {"usd": "0.0003", "version": "1.83.0"}},
+    output = codec.encode_response(RESPONSE)
+    assert memo_of(MODEL, output) == {
+        "output": output,
+        "step": "v3 - 6d3xxm6ak 5cwg shop/2 model shop",
+        "record": {"name": "gpt-5", "price": ["1.83.0", "0.0003"]},
     }
-    assert set(pack(TOOL, "3")) == {"kind", "step_id", "at"}
+    assert memo_of(TOOL, "3", "1f6o2p9c") == {"output": "3", "step": "v3 1f6o2p9c bko 5cwg shop/2.1 add"}
 
 
 def test_the_record_of_the_first_version_is_read_whole() -> None:
@@ -133,3 +144,6 @@ def test_the_record_of_the_first_version_is_read_whole() -> None:
 def test_what_is_no_memo_of_a_durable_step_has_no_identity() -> None:
     assert identity({"output": 1}) is None
     assert identity({"record": "a song"}) is None
+    assert identity({"step": "v3 of my plan"}) is None
+    assert identity({"step": "v3 is what I call it"}) is None
+    assert identity({"step": "v4 1f6o2p9c bko 5cwg shop/2.1 add"}) is None

@@ -1,0 +1,90 @@
+"""The head of a memo: which step stored it, what it was asked for, and when it ran; one line of text.
+
+Every memo of a run is kept by the engine and sent with each request, so what is the same for all steps is short. From
+version 3 of the stored form on the head is the text `step`: the version, a digest of what was asked for, the start and
+the duration, and the id, which may have blanks in it and so comes last. The numbers are in base 36:
+
+    v3 1f6o2p9c 6d4qr1mpn 2p shop/2.1 lookup_order
+
+Versions 1 and 2 had the fields `v`, `asked` and `record` for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+SCHEMA_VERSION: Final = 3
+"""The version of what is stored in a step. A newer one is refused; all earlier ones are read."""
+
+_NOTHING: Final = "-"
+_STARTS_PER_SECOND: Final = 10_000
+_DURATIONS_PER_SECOND: Final = 1_000_000
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+_OLD_DIGEST: Final = 10
+"""How many hexadecimal digits of an earlier version's digest count: forty bits, as today's has them."""
+
+
+class Head(NamedTuple):
+    """What the head of a memo tells."""
+
+    step_id: str
+    asked: str = ""
+    """The digest of what was asked for; "" if nothing."""
+    started_at: float = 0.0
+    """Seconds since the epoch, to a tenth of a millisecond."""
+    duration: float = 0.0
+    """Seconds, to a microsecond."""
+
+
+def write(head: Head) -> str | None:
+    """The text of a head; None if its times are none that it can carry exactly."""
+    started, duration = round(head.started_at * _STARTS_PER_SECOND), round(head.duration * _DURATIONS_PER_SECOND)
+    if started / _STARTS_PER_SECOND != head.started_at or duration / _DURATIONS_PER_SECOND != head.duration:
+        return None
+    if started < 0 or duration < 0:
+        return None
+    asked = head.asked or _NOTHING
+    return f"v{SCHEMA_VERSION} {asked} {base36(started)} {base36(duration)} {head.step_id}"
+
+
+def read(memo: Mapping[str, Any]) -> Head | None:
+    """The head of a memo of this version or an earlier one; None if it is no memo of a durable step."""
+    text, record = memo.get("step"), memo.get("record")
+    if isinstance(text, str) and "output" in memo:
+        parts = text.split(" ", 4)
+        if len(parts) != 5 or parts[0] != f"v{SCHEMA_VERSION}":
+            return None
+        try:
+            started, duration = int(parts[2], 36), int(parts[3], 36)
+        except ValueError:
+            return None
+        asked = "" if parts[1] == _NOTHING else parts[1]
+        times = started / _STARTS_PER_SECOND, duration / _DURATIONS_PER_SECOND
+        return Head(parts[4], asked, *(record.get("at", times) if isinstance(record, Mapping) else times))
+    if not isinstance(record, Mapping) or "kind" not in record:
+        return None
+    # Version 1 kept the whole record.
+    started_at, took = record["at"] if "at" in record else (record.get("started_at", 0.0), record.get("duration", 0.0))
+    digest = memo.get("asked")
+    asked = base36(int(digest[:_OLD_DIGEST], 16)) if digest else ""
+    return Head(str(record.get("step_id", "")), asked, started_at, took)
+
+
+def version_of(memo: Any) -> int | None:
+    """The version of the stored form that a memo is written in; None if it is no memo of a durable step."""
+    if not isinstance(memo, Mapping):
+        return None
+    found = re.match(r"v(\d+) ", memo["step"]) if isinstance(memo.get("step"), str) else None
+    version = int(found[1]) if found is not None else memo.get("v")
+    return version if isinstance(version, int) and version > 0 else None
+
+
+def base36(number: int) -> str:
+    """A whole number that is not negative, as `int(…, 36)` reads it."""
+    text = ""
+    while number >= 36:
+        number, digit = divmod(number, 36)
+        text = _DIGITS[digit] + text
+    return _DIGITS[number] + text
