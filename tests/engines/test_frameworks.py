@@ -153,17 +153,21 @@ def test_threads_do_not_grow_with_the_requests(embedded: EngineUnderTest, host: 
     def many(ctx: inngest.ContextSync) -> Any:
         return DurableRunner.run_sync(Office().second, "go", step=ctx.step, run_config=QUIET).final_output
 
-    def count() -> int:
-        gc.collect()
-        time.sleep(0.1)
-        return threading.active_count()
+    def settles_at(most: int) -> bool:
+        """Threads end a moment after their request's answer, on a busy machine a long one."""
+        for _ in range(100):
+            gc.collect()
+            if threading.active_count() <= most:
+                return True
+            time.sleep(0.1)
+        return False
 
     with served(embedded, host, many):
         assert embedded.run("many").output == "posted"
-        before = count()
+        before = threading.active_count()
         runs = [embedded.send("many") for _ in range(10)]
         assert [embedded.wait(run).output for run in runs] == ["posted"] * 10
-        assert count() <= before + 2
+        assert settles_at(before + 2)
 
 
 @pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
