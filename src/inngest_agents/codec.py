@@ -38,7 +38,7 @@ from typing import Any, Final, TypeAlias
 import pydantic
 from agents import ModelResponse, Usage
 from openai import BaseModel as OpenAIModel
-from openai.types.responses import ResponseFunctionToolCall, ResponseOutputItem
+from openai.types.responses import ResponseFunctionToolCall, ResponseOutputItem, ResponseOutputMessage
 
 from inngest_agents.local_classes import find_local, reference_to
 from inngest_agents.usage_form import usage_fields, usage_in
@@ -54,7 +54,10 @@ class _Output(OpenAIModel):
     output: list[ResponseOutputItem]
 
 
-_USUAL_ITEMS: Final[Mapping[Any, type[OpenAIModel]]] = {"function_call": ResponseFunctionToolCall}
+_USUAL_ITEMS: Final[Mapping[Any, type[OpenAIModel]]] = {
+    "function_call": ResponseFunctionToolCall,
+    "message": ResponseOutputMessage,
+}
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -442,13 +445,18 @@ def _decode_item(item: Any) -> Any:
     """An output item that `encode_item` stored.
 
     `construct` takes what is newer than the SDK, but looks for the type of each field and costs ten times as much. So
-    it is for what strict validation does not accept, or could change (the logprob 0 of a message to 0.0).
+    it is for what strict validation does not accept, or would change: the logprob 0 of a message to 0.0.
     """
     known = _USUAL_ITEMS.get(item.get("type")) if isinstance(item, dict) else None
-    if known is not None:
+    if known is not None and not _has_numbers(item):
         with contextlib.suppress(pydantic.ValidationError):
             return known.model_validate(item, strict=True)
     return _Output.construct(output=[item]).output[0]
+
+
+def _has_numbers(item: Mapping[str, Any]) -> bool:
+    content = item.get("content")
+    return isinstance(content, list) and any(isinstance(part, dict) and part.get("logprobs") for part in content)
 
 
 def decode_response(value: Mapping[str, Any]) -> ModelResponse:

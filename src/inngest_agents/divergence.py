@@ -22,15 +22,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("inngest_agents")
 
-DIGEST_BYTES: Final = 5
-"""Two inputs of one step that differ are taken for the same once in 10**12 times."""
-
 
 def digest(value: Any) -> str:
     """A short digest of a step's input: of its JSON, and of the text of what JSON cannot carry."""
-    text = json.dumps(value, default=_shown, separators=(",", ":"), sort_keys=True)
     # Of eight bytes, as in the first versions of what is stored.
-    return memo_head.base36(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()[:DIGEST_BYTES]))
+    return memo_head.shorten(hashlib.blake2b(_encode(value).encode(), digest_size=8).digest())
 
 
 def _shown(value: Any) -> Any:
@@ -39,6 +35,9 @@ def _shown(value: Any) -> Any:
         return dump(mode="json", exclude_unset=True, warnings=False)
     # The default repr of an object has its address in it, which differs in each process.
     return type(value).__qualname__
+
+
+_encode: Final = json.JSONEncoder(default=_shown, separators=(",", ":"), sort_keys=True).encode
 
 
 def check(
@@ -50,7 +49,7 @@ def check(
         The error to end the run with; None if both are the same, or if the options only want a warning.
     """
     head = memo_head.read(stored)
-    was = (*_identity(stored), head.asked if head is not None else "")
+    was = (*_identity(stored, head), head.asked if head is not None else "")
     now = (step["kind"], step["agent"], step["name"], asked or "")
     if was == now or (was[:3] == now[:3] and "" in {was[3], now[3]}):
         return None
@@ -68,13 +67,13 @@ def unused(journal: Journal) -> DivergenceError | None:
         return None
     step_id, memo = left[0]
     found = f"nothing ({len(left)} remembered steps were not asked for)"
-    return _report(journal, DivergenceError(step_id, _describe(*_identity(memo)), found))
+    return _report(journal, DivergenceError(step_id, _describe(*_identity(memo, None)), found))
 
 
-def _identity(memo: Mapping[str, Any]) -> tuple[str, str, str]:
+def _identity(memo: Mapping[str, Any], head: memo_head.Head | None) -> tuple[str, str, str]:
     from inngest_agents.stats.memo import identity
 
-    return identity(memo) or ("?", "", "")
+    return identity(memo, head) or ("?", "", "")
 
 
 def _report(journal: Journal, error: DivergenceError) -> DivergenceError | None:

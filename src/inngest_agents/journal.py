@@ -15,9 +15,9 @@ import asyncio
 import contextvars
 import dataclasses
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.memo_head import SCHEMA_VERSION, version_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from inngest_agents.options import DurableOptions
     from inngest_agents.sinks import SinkPump
     from inngest_agents.stats.records import StepRecord, UsageRecord
-    from inngest_agents.stats.stats import RunStats
+    from inngest_agents.stats.stats import RunFacts, RunStats
 
 SUMMARY: Final = "run_stats"
 """The label of the step that shows the statistics."""
@@ -144,6 +144,16 @@ _step_scope: contextvars.ContextVar[StepScope | None] = contextvars.ContextVar("
 _nested_label: contextvars.ContextVar[str | None] = contextvars.ContextVar("inngest_agents_label", default=None)
 
 
+Finished: TypeAlias = "StepRecord | tuple[dict[str, Any], dict[str, Any] | None]"
+"""A step that has finished: its record, or its memo with what its asker knows of it."""
+
+
+def _read(finished: Iterable[Finished]) -> list[StepRecord]:
+    from inngest_agents.stats.memo import unpack
+
+    return [unpack(*step) if isinstance(step, tuple) else step for step in finished]
+
+
 class Journal:
     """The steps of one durable run."""
 
@@ -154,7 +164,7 @@ class Journal:
         self.name = name
         self.tag = run_tag(name)
         self.run_id = run_id
-        self._finished: list[StepRecord | tuple[dict[str, Any], dict[str, Any] | None]] = []
+        self._finished: list[Finished] = []
         """The steps that have finished on this pass: a record, or a memo with what its asker knows of it. Memos are
         read when somebody wants the statistics, which a replay that goes on with the next step does not."""
         self._stats: tuple[Any, RunStats] | None = None
@@ -193,22 +203,32 @@ class Journal:
 
     def stats(self, starting_agent: str, result: Any) -> RunStats:
         """The statistics of the run so far: a pure aggregation."""
-        from inngest_agents.stats.stats import RunFacts, RunStats
+        from inngest_agents.stats.stats import RunStats
 
-        facts = RunFacts(
-            starting_agent=starting_agent,
-            final_agent=getattr(result.last_agent, "name", starting_agent),
-            handoffs=self.handoffs,
-        )
+        facts = self._facts(starting_agent, result)
         if self._stats is None or self._stats[0] != (len(self._finished), facts):
             self._stats = (len(self._finished), facts), RunStats.from_records(self.records(), facts)
         return self._stats[1]
 
+    def stats_later(self, starting_agent: str, result: Any) -> Callable[[], RunStats]:
+        """The same, made when it is called: what it is made of is kept, and nothing else of the run."""
+        from inngest_agents.stats.stats import RunStats
+
+        facts, finished = self._facts(starting_agent, result), tuple(self._finished)
+        if self._stats is not None and self._stats[0] == (len(finished), facts):
+            made = self._stats[1]
+            return lambda: made
+        return lambda: RunStats.from_records(_read(finished), facts)
+
+    def _facts(self, starting_agent: str, result: Any) -> RunFacts:
+        from inngest_agents.stats.stats import RunFacts
+
+        final_agent = getattr(result.last_agent, "name", starting_agent)
+        return RunFacts(starting_agent=starting_agent, final_agent=final_agent, handoffs=self.handoffs)
+
     def records(self) -> list[StepRecord]:
         """The records of the steps that have finished on this pass."""
-        from inngest_agents.stats.memo import unpack
-
-        records = [unpack(*step) if isinstance(step, tuple) else step for step in self._finished]
+        records = _read(self._finished)
         self._finished = list(records)
         return records
 

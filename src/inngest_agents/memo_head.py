@@ -2,15 +2,16 @@
 
 Every memo of a run is kept by the engine and sent with each request, so what is the same for all steps is short. From
 version 3 of the stored form on the head is the text `step`: the version, a digest of what was asked for, the start and
-the duration, and the id, which may have blanks in it and so comes last. The numbers are in base 36:
+the duration, and the id, which may have blanks in it and so comes last. The times are in base 36:
 
-    v3 1f6o2p9c 6d4qr1mpn 2p shop/2.1 lookup_order
+    v3 CLClIiQ 6d4qr1mpn 2p shop/2.1 lookup_order
 
 Versions 1 and 2 had the fields `v`, `asked` and `record` for it.
 """
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -22,8 +23,10 @@ _NOTHING: Final = "-"
 _STARTS_PER_SECOND: Final = 10_000
 _DURATIONS_PER_SECOND: Final = 1_000_000
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-_OLD_DIGEST: Final = 10
-"""How many hexadecimal digits of an earlier version's digest count: forty bits, as today's has them."""
+_DIGEST_BYTES: Final = 5
+"""Two inputs of one step that differ are taken for the same once in 10**12 times."""
+
+_PREFIX: Final = f"v{SCHEMA_VERSION} "
 
 
 class Head(NamedTuple):
@@ -46,7 +49,7 @@ def write(head: Head) -> str | None:
     if started < 0 or duration < 0:
         return None
     asked = head.asked or _NOTHING
-    return f"v{SCHEMA_VERSION} {asked} {base36(started)} {base36(duration)} {head.step_id}"
+    return f"{_PREFIX}{asked} {base36(started)} {base36(duration)} {head.step_id}"
 
 
 def read(memo: Mapping[str, Any]) -> Head | None:
@@ -54,7 +57,7 @@ def read(memo: Mapping[str, Any]) -> Head | None:
     text, record = memo.get("step"), memo.get("record")
     if isinstance(text, str) and "output" in memo:
         parts = text.split(" ", 4)
-        if len(parts) != 5 or parts[0] != f"v{SCHEMA_VERSION}":
+        if len(parts) != 5 or not text.startswith(_PREFIX):
             return None
         try:
             started, duration = int(parts[2], 36), int(parts[3], 36)
@@ -68,7 +71,7 @@ def read(memo: Mapping[str, Any]) -> Head | None:
     # Version 1 kept the whole record.
     started_at, took = record["at"] if "at" in record else (record.get("started_at", 0.0), record.get("duration", 0.0))
     digest = memo.get("asked")
-    asked = base36(int(digest[:_OLD_DIGEST], 16)) if digest else ""
+    asked = shorten(bytes.fromhex(digest[: 2 * _DIGEST_BYTES])) if digest else ""
     return Head(str(record.get("step_id", "")), asked, started_at, took)
 
 
@@ -76,9 +79,17 @@ def version_of(memo: Any) -> int | None:
     """The version of the stored form that a memo is written in; None if it is no memo of a durable step."""
     if not isinstance(memo, Mapping):
         return None
-    found = re.match(r"v(\d+) ", memo["step"]) if isinstance(memo.get("step"), str) else None
+    text = memo.get("step")
+    if isinstance(text, str) and text.startswith(_PREFIX):
+        return SCHEMA_VERSION
+    found = re.match(r"v(\d+) ", text) if isinstance(text, str) else None
     version = int(found[1]) if found is not None else memo.get("v")
     return version if isinstance(version, int) and version > 0 else None
+
+
+def shorten(digest: bytes) -> str:
+    """As much of a digest as is stored: five bytes, in seven characters of base 64."""
+    return binascii.b2a_base64(digest[:_DIGEST_BYTES], newline=False).rstrip(b"=").decode()
 
 
 def base36(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents import RunResult
 
@@ -12,7 +12,13 @@ from inngest_agents.codec import without_surrogates
 from inngest_agents.errors import message_of
 from inngest_agents.stats.stats import RunStats
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 __all__ = ["DurableRunResult"]
+
+_LATER = "_make_stats"
+"""Where a result keeps what makes its statistics, until they are asked for."""
 
 
 @dataclasses.dataclass
@@ -26,12 +32,26 @@ class DurableRunResult(RunResult):
         """`final_output` and `stats` as JSON; return it from the Inngest function to see both in the dashboard."""
         return {"final_output": json_output(self.final_output), "stats": self.stats.to_dict()}
 
+    if not TYPE_CHECKING:  # for a type checker, a class with `__getattr__` has every attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """The statistics, summed up when they are first read: most replays go on to other steps without."""
+            make_stats = self.__dict__.pop(_LATER, None) if name == "stats" else None
+            if make_stats is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            self.stats = make_stats()
+            return self.stats
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy` and `pickle`, which could not take along what makes the statistics."""
+        return {"stats": self.stats, **self.__dict__}
+
     @classmethod
-    def of(cls, result: RunResult, stats: RunStats) -> DurableRunResult:
-        """A plain result with its statistics."""
+    def of(cls, result: RunResult, make_stats: Callable[[], RunStats]) -> DurableRunResult:
+        """A plain result with its statistics, which `make_stats` gives."""
         durable = object.__new__(cls)
         durable.__dict__.update(result.__dict__)
-        durable.stats = stats
+        durable.__dict__[_LATER] = make_stats
         return durable
 
 

@@ -226,7 +226,7 @@ class DurableRunner(Runner):
     ) -> DurableRunResult:
         if current_journal() is not None or current_step() is not None:
             # Inside another durable run: its journal (or the step around this call) makes this one durable already.
-            return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats())
+            return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats)
         refuse_unsupported(starting_agent, input)
         chosen = _chosen(options)
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
@@ -268,7 +268,7 @@ class DurableRunner(Runner):
         diverged = divergence.unused(journal)
         if diverged is not None:
             raise diverged
-        return DurableRunResult.of(result, journal.stats(starting_agent.name, result))
+        return DurableRunResult.of(result, journal.stats_later(starting_agent.name, result))
 
 
 def _check_step(step: Any, *, sync: bool, how: tuple[str, str] = (_HOW, _HOW_SYNC)) -> None:

@@ -163,6 +163,42 @@ CALL: dict[str, Any] = {"type": "function_call", "arguments": "{}", "call_id": "
         {**CALL, "name": None},
         {"type": "function_call"},
         {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "x", "logprobs": [{"logprob": 0}]}]},
+        {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "x", "logprobs": [], "new": 1}]},
+        {
+            "type": "message",
+            "id": "m",
+            "role": "assistant",
+            "status": "completed",
+            "phase": "final_answer",
+            "content": [
+                {
+                    "type": "output_text",
+                    "text": "x",
+                    "annotations": [
+                        {"type": "url_citation", "url": "u", "title": "t", "start_index": 0, "end_index": 2},
+                        {"type": "newer", "score": 0.5},
+                    ],
+                },
+                {"type": "refusal", "refusal": "no"},
+            ],
+        },
+        {
+            "type": "message",
+            "id": "m",
+            "role": "assistant",
+            "status": "completed",
+            "content": [
+                {
+                    "type": "output_text",
+                    "text": "x",
+                    "annotations": [
+                        {"type": "url_citation", "url": "u", "title": "t", "start_index": 0, "end_index": 2}
+                    ],
+                }
+            ],
+        },
+        {"type": "message", "content": "text"},
+        {"type": "message", "content": [{"type": "hologram"}, "text"]},
         {"type": "hologram", "depth": 3},
     ],
 )

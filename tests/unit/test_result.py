@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import decimal
@@ -108,3 +109,17 @@ async def test_an_object_that_a_tool_ends_the_run_with_is_json() -> None:
     )
     run = await replayed(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET))
     assert run.result.to_dict()["final_output"] == {**LINE, "weight": 0.5}
+
+
+async def test_the_statistics_are_summed_up_when_they_are_read_and_stay_the_same() -> None:
+    agent = Agent(name="shop", model=ScriptedModel([[assistant_message("done")]]))
+    memos = (await replayed(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET))).memos
+    result = (
+        await replayed(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET), memos=memos)
+    ).result
+
+    taken = copy.copy(result)
+    assert taken.stats.total_model_calls == 1
+    assert result.stats == taken.stats
+    assert result.stats is result.stats
+    assert not hasattr(result, "statistics")

@@ -100,9 +100,14 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
     return StepRecord.from_dict({**own, **told, **_merged(known, stored)})
 
 
-def identity(memo: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """The kind, the agent and the name of the step that stored `memo`; None if it is no memo of a durable step."""
-    head = memo_head.read(memo)
+def identity(memo: Mapping[str, Any], head: Head | None = None) -> tuple[str, str, str] | None:
+    """The kind, the agent and the name of the step that stored `memo`; None if it is no memo of a durable step.
+
+    Args:
+        memo: what the step stored.
+        head: its head, where that was read already.
+    """
+    head = head or memo_head.read(memo)
     if head is None:
         return None
     record: Mapping[str, Any] = memo.get("record") or {}

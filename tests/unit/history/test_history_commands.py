@@ -172,7 +172,7 @@ def test_nested_steps_and_failed_ones_keep_their_place(db: Path) -> None:
     "newer",
     [
         {"v": 99, "output": 1, "record": {"kind": "tool", "step_id": "a/1.1 b", "v": 99}},
-        {"output": 1, "step": "v99 1f6o2p9c bko 5cwg a/1.1 b"},
+        {"output": 1, "step": "v99 CLClIiQ bko 5cwg a/1.1 b"},
     ],
 )
 def test_a_memo_of_a_newer_version_is_shown_as_it_is(tmp_path: Path, newer: dict[str, Any]) -> None:

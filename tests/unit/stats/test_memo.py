@@ -104,7 +104,7 @@ RECORDS = {
 def stored(record: StepRecord, value: Any) -> dict[str, Any]:
     """The memo as it comes back from the engine."""
     output = codec.encode_response(value) if isinstance(value, ModelResponse) else value
-    memo: dict[str, Any] = json.loads(json.dumps(memo_of(record, output, "1f6o2p9c")))
+    memo: dict[str, Any] = json.loads(json.dumps(memo_of(record, output, "CLClIiQ")))
     assert memo["output"] == output
     return memo
 
@@ -132,7 +132,7 @@ def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
         "step": "v3 - 6d3xxm6ak 5cwg shop/2 model shop",
         "record": {"name": "gpt-5", "price": ["1.83.0", "0.0003"]},
     }
-    assert memo_of(TOOL, "3", "1f6o2p9c") == {"output": "3", "step": "v3 1f6o2p9c bko 5cwg shop/2.1 add"}
+    assert memo_of(TOOL, "3", "CLClIiQ") == {"output": "3", "step": "v3 CLClIiQ bko 5cwg shop/2.1 add"}
 
 
 def test_the_record_of_the_first_version_is_read_whole() -> None:
@@ -146,4 +146,4 @@ def test_what_is_no_memo_of_a_durable_step_has_no_identity() -> None:
     assert identity({"record": "a song"}) is None
     assert identity({"step": "v3 of my plan"}) is None
     assert identity({"step": "v3 is what I call it"}) is None
-    assert identity({"step": "v4 1f6o2p9c bko 5cwg shop/2.1 add"}) is None
+    assert identity({"step": "v4 CLClIiQ bko 5cwg shop/2.1 add"}) is None
