@@ -85,6 +85,7 @@ def _summary(rows: Sequence[Row]) -> Table:
                 row.name,
                 row.durability,
                 f"{slope * MILLI:.2f}" if slope is not None else "-",
+                ", ".join(f"{each * MILLI:.2f}" for each in figures.slopes(row)) or "-",
                 f"{flat:.2f}" if flat is not None else "-",
                 _spread(figures.latency(row, "start"), digits=0),
                 _spread(figures.latency(row, "finish"), digits=0),
@@ -98,6 +99,7 @@ def _summary(rows: Sequence[Row]) -> Table:
             "durable runner",
             "a finished step is in",
             "slope, ms per step",
+            "between neighbours",
             "flatness",
             "start, ms",
             "finish, ms",
@@ -105,10 +107,10 @@ def _summary(rows: Sequence[Row]) -> Table:
             "executions",
         ),
         cells,
-        "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. flatness: largest "
-        "by smallest overhead per step, (10,1) to (200,1). start: until the first model call. finish: from the last "
-        f"model call to the result. real: {REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} "
-        "parallel tools of "
+        "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. between neighbours: "
+        "the same from (10,1) to (50,1) to (100,1) to (200,1). flatness: the largest of those by the smallest. start: "
+        "until the first model call. finish: from the last model call to the result. real: "
+        f"{REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} parallel tools of "
         f"{REALISTIC.tool_ms} ms.",
     )
 
@@ -160,8 +162,9 @@ def _replays(rows: Sequence[Row]) -> Table:
             "CPU of all, × plain",
         ),
         cells,
-        "replay: the request in which every step is memoized, HTTP included, by one plain pass of the same turns. "
-        "CPU of all: every request of the run in the standard way, by plain passes of the turns that each has got to.",
+        "replay: the request in which every step is memoized, from the ASGI call to its answer, by one plain pass of "
+        "the same turns. CPU of all: every request of the run in the standard way, by plain passes that are cut after "
+        "the step which each has done.",
     )
 
 

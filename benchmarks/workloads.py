@@ -7,6 +7,8 @@ keeps state, every process can run any part of any run, and a replay asks the sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from . import ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from agents import Tool
     from agents.items import TResponseOutputItem, TResponseStreamEvent
@@ -79,6 +81,31 @@ LENGTHS = tuple(w for w in INSTANT if w.tools == 1)
 """The workloads which differ in nothing but the number of turns."""
 
 
+class Cut(BaseException):
+    """Ends a plain pass where a durable one would have ended its request."""
+
+
+_left: contextvars.ContextVar[list[int] | None] = contextvars.ContextVar("left", default=None)
+
+
+@contextlib.contextmanager
+def cut_after(steps: int | None) -> Iterator[None]:
+    """End the run in it with `Cut` at the end of its n-th model or tool call; None: at none."""
+    token = _left.set(None if steps is None else [steps])
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def _end_of_step() -> None:
+    left = _left.get()
+    if left is not None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise Cut
+
+
 class InstantModel(Model):
     """Calls the tools for as many turns as the prompt says, then answers."""
 
@@ -98,6 +125,7 @@ class InstantModel(Model):
         output: list[TResponseOutputItem] = [_answer(f"{turn} turns done")]
         if turn < work["turns"]:
             output = _calls(work, turn)
+        _end_of_step()
         return ModelResponse(
             output=output,
             usage=Usage(requests=1, input_tokens=100 + 50 * turn, output_tokens=20, total_tokens=120 + 50 * turn),
@@ -121,6 +149,7 @@ async def lookup(run: str, call: str, delay_ms: int, payload: int) -> str:
     ledger.note(run, f"tool:{call}")
     if delay_ms:
         await asyncio.sleep(delay_ms / 1000)
+    _end_of_step()
     return f"{call} ".ljust(payload, "x")
 
 

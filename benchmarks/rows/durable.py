@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-import statistics
 import subprocess
 import time
 import uuid
@@ -24,15 +23,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks import measure, workloads
+from benchmarks.rows import replays
 from benchmarks.servers import free_ports, start_process, stop_process
 from inngest_agents import DurableOptions, DurableRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
     from benchmarks.measure import Plan
-    from benchmarks.workloads import Workload
     from inngest_agents.local import LocalEngine
 
 EVENT = "bench/run"
@@ -42,44 +41,6 @@ LIMIT = 1200.0
 """Seconds after which a run is given up."""
 TRACES_LATE = 5.0
 """Seconds after which the dev server's traces are not trusted: on a busy machine it may lose the end of one."""
-
-
-@dataclass
-class Request:
-    """One Call Request, kept so that it can be made again."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-
-@dataclass
-class Recorder:
-    """An ASGI app around the functions' own, which keeps the Call Requests while it is told to."""
-
-    app: Any
-    requests: list[Request] | None = None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on."""
-        if self.requests is None or scope["type"] != "http" or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        chunks = []
-        while True:
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            if not message.get("more_body"):
-                break
-        body = b"".join(chunks)
-        headers = {key.decode(): value.decode() for key, value in scope["headers"]}
-        self.requests.append(Request(f"{scope['path']}?{scope['query_string'].decode()}", headers, body))
-        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-
-        async def again() -> Any:
-            return next(messages, None) or await receive()
-
-        await self.app(scope, again, send)
 
 
 class Returned(NamedTuple):
@@ -114,7 +75,7 @@ class Functions:
 
         app = FastAPI()
         inngest.fast_api.serve(app, self.client, [run_agent])
-        self.recorder = Recorder(app)
+        self.recorder = replays.Recorder(app)
 
     def ended_as(self, prompt: str) -> asyncio.Future[Returned]:
         """What the run of this prompt returned, as soon as it did."""
@@ -279,64 +240,6 @@ class DevServer:
         return None
 
 
-async def replays(contender: Embedded, workload: Workload) -> None:
-    """Make the requests of a run in the standard way again, and compare them with plain passes of the same turns."""
-    recorder = contender.functions.recorder
-    recorded: list[Request] = []
-    recorder.requests = recorded
-    await measure.sample(contender.run, workload)
-    recorder.requests = None
-    transport = httpx.ASGITransport(recorder.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-        last = recorded[-1]
-        pairs = [(await _timed(_again(client, last)), await _timed(_plain(workload))) for _ in range(7)]
-        replay = statistics.median(durable.wall / plain.wall for durable, plain in pairs)
-        plain_wall = statistics.median(plain.wall for _, plain in pairs)
-        deepest = statistics.median(durable.cpu / plain.cpu for durable, plain in pairs)
-        requests = plain_passes = 0.0
-        for number, request in enumerate(recorded):
-            requests += (await _timed(_again(client, request))).cpu
-            done = workloads.Workload(min(number // (1 + workload.tools), workload.turns), workload.tools)
-            plain_passes += (await _timed(_plain(done))).cpu
-    measure.emit(
-        "replay",
-        workload=workload.name,
-        steps=workload.steps,
-        requests=len(recorded),
-        replay=replay,
-        plain=plain_wall,
-        deepest=deepest,
-        cpu_per_request=requests / len(recorded),
-        cpu_ratio=requests / plain_passes,
-    )
-
-
-async def _again(client: httpx.AsyncClient, request: Request) -> None:
-    """Make a Call Request again; past the last memo it does the next step, and nobody hears of it."""
-    answer = await client.post(request.path, content=request.body, headers=request.headers)
-    if answer.status_code not in (200, 206):
-        raise RuntimeError(f"the request made again was answered with {answer.status_code}: {answer.text[:200]}")
-
-
-async def _plain(workload: Workload) -> None:
-    """One plain pass."""
-    await measure.plain(workload.prompt("replay"))
-
-
-class _Cost(NamedTuple):
-    """What a piece of work took."""
-
-    wall: float
-    cpu: float
-
-
-async def _timed(work: Awaitable[None]) -> _Cost:
-    """The wall and processor time of a piece of work."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    await work
-    return _Cost(time.perf_counter() - wall, time.process_time() - cpu)
-
-
 class EmbeddedStandard(Embedded):
     """The embedded engine in the standard way, and what a replay costs there."""
 
@@ -347,7 +250,7 @@ class EmbeddedStandard(Embedded):
     async def extras(self) -> None:
         """Measure replays."""
         for workload in (workloads.Workload(10, 1), workloads.Workload(50, 1)):
-            await replays(self, workload)
+            await replays.compare(self.run, self.functions.recorder, workload)
 
 
 def choose(plan: Plan) -> Any:

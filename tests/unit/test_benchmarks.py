@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict
@@ -9,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks import environments, figures, ledger, lineup, measure, report
+from benchmarks import environments, figures, ledger, lineup, measure, report, workloads
 from benchmarks.figures import Pair, Row, Spread
 from benchmarks.measure import Plan, Sample
+from benchmarks.rows import replays
 from benchmarks.rows.plain import Plain
 from benchmarks.workloads import INSTANT, REALISTIC, Workload
 
@@ -149,14 +151,15 @@ def test_without_both_lengths_there_is_no_slope() -> None:
     assert figures.slope(Row("x", pairs={"10x1": pairs_of(Workload(10, 1), 0.001)})) is None
 
 
-def test_flatness_is_the_largest_overhead_by_the_smallest() -> None:
-    costs = {10: 0.0010, 50: 0.0011, 100: 0.0012, 200: 0.0015}
+def test_flatness_is_the_largest_slope_between_neighbours_by_the_smallest() -> None:
     row = Row("x")
-    for turns, cost in costs.items():
-        row.pairs[f"{turns}x1"] = pairs_of(Workload(turns, 1), cost)
+    for turns, wall in {10: 1.5, 50: 1.58, 100: 1.68, 200: 1.98}.items():
+        row.pairs[f"{turns}x1"] = [Pair(a_sample(1.0), a_sample(wall))]
 
+    assert figures.slopes(row) == pytest.approx([0.001, 0.001, 0.0015])
     assert figures.flatness(row) == pytest.approx(1.5)
     del row.pairs["200x1"]
+    assert figures.slopes(row) == pytest.approx([0.001, 0.001])
     assert figures.flatness(row) is None
 
 
@@ -250,3 +253,37 @@ def test_a_row_that_cannot_be_had_says_why(monkeypatch: pytest.MonkeyPatch) -> N
     assert lines == [
         {"kind": "failed", "reason": "no Inngest dev server: set INNGEST_CLI, or put `inngest` on the PATH"}
     ]
+
+
+@pytest.mark.parametrize(("steps", "models", "tools"), [(1, 1, 0), (2, 1, 1), (5, 3, 2), (7, 4, 3), (None, 4, 3)])
+async def test_a_plain_pass_is_cut_after_a_step(steps: int | None, models: int, tools: int, book: Path) -> None:
+    with workloads.cut_after(steps), contextlib.suppress(workloads.Cut):
+        await measure.plain(Workload(3, 1).prompt("a"))
+
+    executed = ledger.read(book)["a"]
+    assert (executed.models, executed.tools) == (models, tools)
+
+
+async def test_the_requests_of_a_run_are_recorded_and_made_again() -> None:
+    bodies: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        bodies.append(message["body"])
+        await send({"type": "http.response.start", "status": 206 if message["body"] else 500, "headers": []})
+
+    sent = iter([{"body": b"a", "more_body": True}, {"body": b"b"}])
+    recorder = replays.Recorder(app, requests=[])
+
+    async def receive() -> Any:
+        return next(sent)
+
+    async def send(message: Any) -> None:
+        assert message["status"] == 206
+
+    await recorder({"type": "http", "method": "POST"}, receive, send)
+    assert recorder.requests is not None
+    await recorder.again(recorder.requests[0])
+    assert bodies == [b"ab", b"ab"]
+    with pytest.raises(RuntimeError, match="500"):
+        await recorder.again(replays.Request({"type": "http"}, b""))
