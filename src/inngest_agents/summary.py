@@ -31,7 +31,7 @@ async def summarize(journal: Journal, starting_agent: str, result: Any) -> None:
     async def show(_: StepScope) -> dict[str, Any]:
         stats = journal.stats(starting_agent, result)
         await _export(journal, provider, stats, starting_agent)
-        return _without_zeros(stats.to_dict(timeline=False))
+        return _for_people(stats.to_dict(timeline=False))
 
     async def export_only(_: StepScope) -> None:
         await _export(journal, provider, journal.stats(starting_agent, result), starting_agent)
@@ -107,9 +107,14 @@ async def _export(
         logger.warning("run %s: its spans could not be exported", journal.run_id, exc_info=True)
 
 
-def _without_zeros(stats: dict[str, Any]) -> dict[str, Any]:
-    """Statistics whose parts show only what they have: easier to read in a dashboard, and a third of the size."""
-    return {name: _used(value) if isinstance(value, dict) else value for name, value in stats.items()}
+def _for_people(stats: dict[str, Any]) -> dict[str, Any]:
+    """Statistics whose parts show only what they have: easier to read in a dashboard, and a third of the size.
+
+    Where one agent did all, the sums by agent and by path are the total once more, and are left out.
+    """
+    again = {name for name in ("by_agent", "by_path") if list(stats[name].values()) == [stats["total"]]}
+    kept = ((name, part) for name, part in stats.items() if name not in again)
+    return {name: _used(part) if isinstance(part, dict) else part for name, part in kept}
 
 
 def _used(part: dict[str, Any]) -> dict[str, Any]:

@@ -123,3 +123,25 @@ async def test_the_statistics_are_summed_up_when_they_are_read_and_stay_the_same
     assert result.stats == taken.stats
     assert result.stats is result.stats
     assert not hasattr(result, "statistics")
+
+
+def summary_of(run: Any) -> dict[str, Any]:
+    [summary] = [memo["data"]["output"] for memo in run.memos.values() if memo["data"]["step"].endswith("/run_stats")]
+    assert isinstance(summary, dict)
+    return summary
+
+
+async def test_the_summary_breaks_down_what_is_not_the_total_once_more() -> None:
+    helper = Agent(name="helper", model=ScriptedModel([[assistant_message("red")]]))
+    alone = Agent(name="shop", model=ScriptedModel([[assistant_message("done")]]))
+    asking = Agent(
+        name="shop",
+        model=ScriptedModel([[function_call("ask", {"input": "?"}, call_id="c1")], [assistant_message("done")]]),
+        tools=[helper.as_tool("ask", "Asks")],
+    )
+    one = summary_of(await replayed(lambda step: DurableRunner.run(alone, "go", step=step, run_config=QUIET)))
+    two = summary_of(await replayed(lambda step: DurableRunner.run(asking, "go", step=step, run_config=QUIET)))
+
+    assert {name for name in one if name.startswith("by_")} == {"by_model", "by_tool"}
+    assert {name for name in two if name.startswith("by_")} == {"by_model", "by_agent", "by_tool", "by_path"}
+    assert (one["total"]["model_calls"], set(two["by_agent"])) == (1, {"shop", "helper"})
