@@ -26,6 +26,7 @@ _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _DIGEST_BYTES: Final = 5
 """Two inputs of one step that differ are taken for the same once in 10**12 times."""
 
+_EARLIER: Final = frozenset({1, 2})
 _PREFIX: Final = f"v{SCHEMA_VERSION} "
 
 
@@ -55,29 +56,37 @@ def write(head: Head) -> str | None:
 def read(memo: Mapping[str, Any]) -> Head | None:
     """The head of a memo of this version or an earlier one; None if it is no memo of a durable step."""
     text, record = memo.get("step"), memo.get("record")
-    if isinstance(text, str) and "output" in memo:
-        parts = text.split(" ", 4)
-        if len(parts) != 5 or not text.startswith(_PREFIX):
-            return None
-        try:
-            started, duration = int(parts[2], 36), int(parts[3], 36)
-        except ValueError:
-            return None
-        asked = "" if parts[1] == _NOTHING else parts[1]
-        times = started / _STARTS_PER_SECOND, duration / _DURATIONS_PER_SECOND
-        return Head(parts[4], asked, *(record.get("at", times) if isinstance(record, Mapping) else times))
-    if not isinstance(record, Mapping) or "kind" not in record:
+    try:
+        if isinstance(text, str) and "output" in memo:
+            return _parse(text, record)
+        if isinstance(record, dict) and memo.get("v") in _EARLIER:
+            return _of_earlier(memo, record)
+    except (KeyError, TypeError, ValueError):
+        pass  # what a step of the user's own has stored may look like anything
+    return None
+
+
+def _parse(text: str, record: Any) -> Head | None:
+    if not text.startswith(_PREFIX):
         return None
+    _, asked, started, duration, step_id = text.split(" ", 4)
+    times = int(started, 36) / _STARTS_PER_SECOND, int(duration, 36) / _DURATIONS_PER_SECOND
+    if isinstance(record, dict) and "at" in record:
+        times = record["at"]
+    return Head(step_id, "" if asked == _NOTHING else asked, *times)
+
+
+def _of_earlier(memo: Mapping[str, Any], record: dict[str, Any]) -> Head:
     # Version 1 kept the whole record.
-    started_at, took = record["at"] if "at" in record else (record.get("started_at", 0.0), record.get("duration", 0.0))
+    times = record["at"] if "at" in record else (record.get("started_at", 0.0), record.get("duration", 0.0))
     digest = memo.get("asked")
     asked = shorten(bytes.fromhex(digest[: 2 * _DIGEST_BYTES])) if digest else ""
-    return Head(str(record.get("step_id", "")), asked, started_at, took)
+    return Head(record["step_id"], asked, *times)
 
 
 def version_of(memo: Any) -> int | None:
     """The version of the stored form that a memo is written in; None if it is no memo of a durable step."""
-    if not isinstance(memo, Mapping):
+    if not isinstance(memo, dict):
         return None
     text = memo.get("step")
     if isinstance(text, str) and text.startswith(_PREFIX):

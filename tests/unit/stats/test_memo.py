@@ -136,7 +136,7 @@ def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
 
 
 def test_the_record_of_the_first_version_is_read_whole() -> None:
-    memo = {"output": None, "record": {**TOOL.to_dict(), "order": 4, "call_id": "c9"}}
+    memo = {"v": 1, "output": None, "record": {**TOOL.to_dict(), "order": 4, "call_id": "c9"}}
     assert unpack(memo) == replace(TOOL, order=4, call_id="c9")
     assert identity(memo) == ("tool", "shop", "add")
 
@@ -144,6 +144,9 @@ def test_the_record_of_the_first_version_is_read_whole() -> None:
 def test_what_is_no_memo_of_a_durable_step_has_no_identity() -> None:
     assert identity({"output": 1}) is None
     assert identity({"record": "a song"}) is None
+    assert identity({"v": 2, "record": {"kind": "song", "step_id": "x", "at": "noon"}}) is None
+    assert identity({"v": [2], "record": {"kind": "song"}}) is None
+    assert identity({"v": 2, "asked": "of whom?", "record": {"kind": "song", "step_id": "x", "at": [1, 2]}}) is None
     assert identity({"step": "v3 of my plan"}) is None
     assert identity({"step": "v3 is what I call it"}) is None
     assert identity({"step": "v4 CLClIiQ bko 5cwg shop/2.1 add"}) is None
