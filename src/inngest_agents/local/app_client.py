@@ -163,6 +163,8 @@ class AppClient:
             raise AppError(
                 f"{type(error).__name__}: {error}".rstrip(": ") + f" ({url.split('?', maxsplit=1)[0]})"
             ) from error
+        # httpx makes it hold its response: the garbage collector alone would free both, and the request's body.
+        del response.stream
         if len(response.content) > protocol.MAX_RESPONSE:
             raise AppError("output_too_large: the response body exceeds the maximum size limit")
         if response.status_code == 201:
