@@ -217,6 +217,8 @@ class Driver:
         await self._cancel(loop)
         if loop.inner is not None and not loop.inner.cancelled():
             loop.inner.exception()  # looked at, also where the request has ended with another answer
+        # Its context has the loop in it: the run's result, and all that it holds, would wait for the garbage collector.
+        loop.inner = None
         if loop in self._loops:
             self._loops.remove(loop)
         if self._loops:

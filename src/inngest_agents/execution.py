@@ -141,6 +141,7 @@ class StepRunner:
             self._end.answer(response)
             return
         saver.add(text, response)
+        request.record = attempt.scope.record
         self._asked.pop(request.hashed_id, None)
         if not asked.future.done():
             asked.future.set_result(payload)

@@ -56,6 +56,8 @@ class StepScope:
     """What was added to which `Usage` of the SDK."""
     maybe_repeated: bool = False
     """Whether an earlier attempt may have been cut off in mid-work: only the first new steps of a request can."""
+    record: StepRecord | None = None
+    """The step's record, once the work is done: see `StepRequest.record`."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -98,7 +100,8 @@ class StepRequest:
     span_times: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """When the spans around the step began, for an error, which has no record: to be stored, or as it was stored."""
     record: StepRecord | None = None
-    """The step's record, if it has run on this pass: it need not be read from what was stored then."""
+    """The step's record, if it has run on this pass: it need not be read from what was stored then. `run` leaves it in
+    the step's scope: if it knew its request, only the garbage collector would free a finished step."""
 
 
 @dataclasses.dataclass(slots=True)

@@ -128,7 +128,7 @@ class _Drive:
 
     def abandoned(self, _: object) -> None:
         """The task that started the run has ended, and the run has not."""
-        if self.is_over or self.driver.has_ended or self.run.inner.done():
+        if self.is_over or self.driver.has_ended or self.run.inner is None or self.run.inner.done():
             return
         logger.warning(
             "the streamed durable run %r was not consumed to its end and is stopped. Consume result.stream_events(), "

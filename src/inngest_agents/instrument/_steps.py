@@ -122,7 +122,7 @@ async def run_step(
             stored["extra"] = more
         if changes:
             stored["context"] = changes
-        request.record = made
+        step.record = made
         shown.extend(step_metadata(made))
         return stored
 

@@ -1,0 +1,69 @@
+"""What a run has held is freed as soon as it has ended, by its reference counts.
+
+A cycle through it would keep all of it until the garbage collector looks at the oldest objects, which it does seldom:
+among a thousand runs at a time there would be many more that have ended already.
+"""
+
+from __future__ import annotations
+
+import collections
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from agents import Agent, ModelResponse, RunConfig, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.tool_context import ToolContext
+from checkpoint_api import Api, Engine
+
+from inngest_agents import DurableRunner, DurableRunResult
+from inngest_agents.asked import Asked, Loop
+from inngest_agents.instrument.model import DurableModel
+from inngest_agents.journal import Journal, Scope, StepRequest
+from inngest_agents.stats.records import StepRecord
+
+HELD = (
+    *(Asked, DurableModel, DurableRunResult, Journal, Loop, ModelResponse, Scope),
+    *(StepRecord, StepRequest, ToolContext),
+)
+"""Not the driver, which the SDK's `Step` holds: that one and its `ai` hold each other."""
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def count() -> collections.Counter[type[Any]]:
+    types = (type(found) for found in gc.get_objects())
+    return collections.Counter(cls for cls in types if cls in HELD)
+
+
+@function_tool
+def add(context: ToolContext[Any], a: int, b: int) -> int:
+    return a + b
+
+
+async def run(step: Any) -> str:
+    script = [
+        [function_call("add", {"a": 1, "b": 2}, call_id="1"), function_call("add", {"a": 3, "b": 4}, call_id="2")],
+        [function_call("add", {"a": 3, "b": 7}, call_id="3")],
+        [assistant_message("ten")],
+    ]
+    agent = Agent(name="adder", model=ScriptedModel(script), tools=[add])
+    config = RunConfig(tracing_disabled=True)
+    result = await DurableRunner.run(agent, "1 + 2 + 3 + 4", step=step, run_config=config)
+    return str(result.final_output)
+
+
+@pytest.mark.usefixtures("without_collector")
+async def test_a_run_that_has_ended_leaves_nothing_for_the_garbage_collector() -> None:
+    async with Api() as api:
+        before = count()
+        assert await Engine(api).run(run) == "ten"
+        assert len(api.saved) == 7
+        assert count() - before == {}
