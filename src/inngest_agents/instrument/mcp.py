@@ -47,7 +47,8 @@ USES_OF_A_CONNECTION: Final = (
     "read_resource",
 )
 
-_unfiltered: contextvars.ContextVar[bool] = contextvars.ContextVar("inngest_agents_mcp_unfiltered", default=False)
+_unfiltered: contextvars.ContextVar[Any] = contextvars.ContextVar("inngest_agents_mcp_unfiltered", default=None)
+"""The server that is listed with all its tools; those that one of the user's own lists itself keep their filters."""
 
 
 class _Listings:
@@ -126,7 +127,7 @@ class _DurableListing:
                 return [tool.model_copy(deep=True) for tool in known]
 
             async def call(_: StepScope) -> Any:
-                token = _unfiltered.set(True)
+                token = _unfiltered.set(server)
                 try:
                     return await server.list_tools(run_context, agent)
                 finally:
@@ -171,7 +172,7 @@ def _decode_tools(stored: list[Any]) -> list[Any]:
 
 @sdk.around("agents.mcp.server", "_MCPServerWithClientSession._apply_tool_filter", ("self", "tools"))
 async def _apply_tool_filter(original: Callable[..., Any], self: Any, tools: Any, *args: Any, **kwargs: Any) -> Any:
-    return tools if _unfiltered.get() else await original(self, tools, *args, **kwargs)
+    return tools if _unfiltered.get() is self else await original(self, tools, *args, **kwargs)
 
 
 def _connect_first(cls: str, method: str) -> None:

@@ -420,6 +420,29 @@ async def test_a_homemade_server_is_listed_once_for_each_agent() -> None:
     assert [output["text"] for output in outputs] == ["of_first 1", "of_second 2"]
 
 
+class Proxy(Homemade):
+    """Lists the tools of another server, as one that caches or combines some does."""
+
+    def __init__(self, inner: MCPServer) -> None:
+        super().__init__()
+        self._inner = inner
+
+    async def list_tools(self, run_context: Any = None, agent: Any = None) -> list[Any]:
+        return await self._inner.list_tools(run_context, agent)
+
+
+async def test_a_homemade_server_around_another_one_keeps_the_filter_of_that(server: Server) -> None:
+    async def only_weather(context: Any, tool: Any) -> bool:
+        return bool(tool.name == "get_weather")
+
+    filters: list[Any] = [{"allowed_tool_names": ["get_weather"]}, only_weather]
+    for tool_filter in filters:
+        model = ScriptedModel([[assistant_message("ok")]])
+        async with server(tool_filter=tool_filter) as inner:
+            await durably(Agent(name="a", model=model, mcp_servers=[Proxy(inner)]))
+        assert [tool.name for tool in model.calls[0].tools] == ["get_weather"]
+
+
 class ToolSpans(TracingProcessor):
     """Notes the data of the spans of tool calls."""
 
