@@ -3,6 +3,7 @@
 | what | its step | steps |
 |---|---|---|
 | listing the tools of a server | "list tools weather" | one a run and server, for nested agents too |
+| the same, for a class with its own `list_tools` | "list tools weather triage" | one a run, server and agent |
 | `tool_filter`: a function | "3 filter tools weather" | one a turn; a static filter costs none |
 | a call of a tool | "2.1 get_weather" | one; with it run `tool_meta_resolver` and `custom_data_extractor` |
 | `require_approval`: a function | "2.1 needs approval" | one a call; a static policy costs none |
@@ -108,12 +109,13 @@ class _DurableListing:
         """The tools for this agent in this turn."""
         server, listings = self._server, _listings.setdefault(self._journal, _Listings())
         label = listings.label(server)
-        if not isinstance(server, sdk.ClientSessionServer):
-            # Its own `list_tools` may filter by the agent.
-            return await self._listed(listings, f"list tools {label} {agent.name}", run_context, agent)
-        tools = await self._listed(listings, f"list tools {label}", run_context, None)
-        sdk.remember_mcp_tools(server, tools)
-        if server.tool_filter is None:
+        if type(server).list_tools is sdk.ClientSessionServer.list_tools:
+            tools = await self._listed(listings, f"list tools {label}", run_context, None)
+            sdk.remember_mcp_tools(server, tools)
+        else:
+            # Its own `list_tools`, also that of a class below the SDK's, may filter by the agent.
+            tools = await self._listed(listings, f"list tools {label} {agent.name}", run_context, agent)
+        if not isinstance(server, sdk.ClientSessionServer) or server.tool_filter is None:
             return tools
         if isinstance(server.tool_filter, dict):
             return sdk.static_tool_filter(server, tools)

@@ -420,6 +420,32 @@ async def test_a_homemade_server_is_listed_once_for_each_agent() -> None:
     assert [output["text"] for output in outputs] == ["of_first 1", "of_second 2"]
 
 
+class ByAgent(MCPServerStreamableHttp):
+    """Shows a tool to one agent only, in a `list_tools` of its own."""
+
+    async def list_tools(self, run_context: Any = None, agent: Any = None) -> list[Any]:
+        tools = await super().list_tools(run_context, agent)
+        return [tool for tool in tools if tool.name != "secret" or agent.name == "second"]
+
+
+async def test_a_class_below_the_sdks_is_asked_for_the_tools_of_each_agent(http: tuple[str, Path]) -> None:
+    async def not_failing(context: Any, tool: Any) -> bool:
+        return bool(tool.name not in ("fails", "vanish"))
+
+    server = ByAgent(params={"url": http[0]}, name="weather", cache_tools_list=True, tool_filter=not_failing)
+    handing_over, last = ScriptedModel(), ScriptedModel([[assistant_message("done")]])
+    handing_over.enqueue([function_call("transfer_to_second", {}, call_id="h1")])
+    second: Agent[Any] = Agent(name="second", model=last, mcp_servers=[server])
+    first: Agent[Any] = Agent(name="first", model=handing_over, mcp_servers=[server], handoffs=[second])
+    run = await durably(first)
+    shown_tools = [[tool.name for tool in call.tools] for call in (*handing_over.calls, *last.calls)]
+    assert shown_tools == [["get_weather"], ["get_weather", "secret"]]
+    assert [step for step in run.steps if "list tools" in step] == [
+        "first/list tools weather first",
+        "first/list tools weather second",
+    ]
+
+
 class Proxy(Homemade):
     """Lists the tools of another server, as one that caches or combines some does."""
 
