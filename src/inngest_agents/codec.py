@@ -54,7 +54,7 @@ class _Output(OpenAIModel):
     output: list[ResponseOutputItem]
 
 
-_USUAL_ITEMS: Final[Mapping[Any, type[OpenAIModel]]] = {
+_USUAL_ITEMS: Final[Mapping[str, type[OpenAIModel]]] = {
     "function_call": ResponseFunctionToolCall,
     "message": ResponseOutputMessage,
 }
@@ -447,7 +447,7 @@ def _decode_item(item: Any) -> Any:
     `construct` takes what is newer than the SDK, but looks for the type of each field and costs ten times as much. So
     it is for what strict validation does not accept, or would change: the logprob 0 of a message to 0.0.
     """
-    known = _USUAL_ITEMS.get(item.get("type")) if isinstance(item, dict) else None
+    known = _USUAL_ITEMS.get(str(item.get("type"))) if isinstance(item, dict) else None
     if known is not None and not _has_numbers(item):
         with contextlib.suppress(pydantic.ValidationError):
             return known.model_validate(item, strict=True)

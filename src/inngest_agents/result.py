@@ -36,15 +36,17 @@ class DurableRunResult(RunResult):
 
         def __getattr__(self, name: str) -> Any:
             """The statistics, summed up when they are first read: most replays go on to other steps without."""
-            make_stats = self.__dict__.pop(_LATER, None) if name == "stats" else None
+            make_stats = self.__dict__.get(_LATER) if name == "stats" else None
             if make_stats is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-            self.stats = make_stats()
-            return self.stats
+            # Two threads may do it at once: the first that has them sets them for both.
+            stats = self.__dict__.setdefault("stats", make_stats())
+            self.__dict__.pop(_LATER, None)
+            return stats
 
     def __getstate__(self) -> dict[str, Any]:
         """For `copy` and `pickle`, which could not take along what makes the statistics."""
-        return {"stats": self.stats, **self.__dict__}
+        return {"stats": self.stats, **{name: value for name, value in self.__dict__.items() if name != _LATER}}
 
     @classmethod
     def of(cls, result: RunResult, make_stats: Callable[[], RunStats]) -> DurableRunResult:

@@ -199,6 +199,7 @@ CALL: dict[str, Any] = {"type": "function_call", "arguments": "{}", "call_id": "
         },
         {"type": "message", "content": "text"},
         {"type": "message", "content": [{"type": "hologram"}, "text"]},
+        {"type": ["function_call"]},
         {"type": "hologram", "depth": 3},
     ],
 )
