@@ -120,14 +120,15 @@ class Embedded:
         url = await self.functions.serve()
         await asyncio.to_thread(self.engine.register, url)
         self._file = directory / "state.db"
-        self._runs: dict[str, str] = {}
+        self._last = ("", "")
+        """The prompt and the id of the last run: not of all, which would look like growth where memory is measured."""
 
     async def run(self, prompt: str) -> str:
         """Send the event and wait for the run that it starts."""
         ended = self.functions.ended_as(prompt)
         await asyncio.to_thread(self.engine.send_event, EVENT, {"prompt": prompt})
         returned = await asyncio.wait_for(ended, LIMIT)
-        self._runs[prompt] = returned.run_id
+        self._last = (prompt, returned.run_id)
         run = await self.engine.wait_async(returned.run_id, LIMIT)
         return str(run.output)
 
@@ -142,7 +143,9 @@ class Embedded:
 
     async def state(self, prompt: str) -> int | None:
         """What the run's memos take."""
-        state = self.engine.store.state(self._runs[prompt])
+        last, run_id = self._last
+        assert last == prompt
+        state = self.engine.store.state(run_id)
         return sum(len(memo.encode()) for _, memo in state.memos) if state else None
 
 
