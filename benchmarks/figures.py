@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -117,19 +116,23 @@ def _started(sample: Sample) -> float:
     return sample.wall - sample.start
 
 
-def slopes(row: Row) -> list[float]:
-    """The slopes between neighbouring run lengths, as far as those were measured."""
-    found = (slope(row, short, long) for short, long in itertools.pairwise(LENGTHS))
-    return [each for each in found if each is not None]
-
-
 def flatness(row: Row) -> float | None:
-    """The largest slope between neighbouring run lengths by the smallest; 1 is flat.
+    """The largest overhead per step by the smallest, over the run lengths; 1 is flat.
 
-    Not of the overhead per step of each length: what a run costs once makes that fall the longer the run is.
+    Slopes between neighbouring lengths were tried: the noise of two long plain runs was larger than what they compare.
     """
-    found = slopes(row)
-    return max(found) / min(found) if len(found) == len(LENGTHS) - 1 and min(found) > 0 else None
+    if any(workload.name not in row.pairs for workload in LENGTHS):
+        return None
+    medians = [overhead(row.pairs[workload.name], workload).median for workload in LENGTHS]
+    return max(medians) / min(medians) if min(medians) > 0 else None
+
+
+def growth(row: Row) -> float | None:
+    """The overhead per step of the longest run by that of the shortest; below 1, a step costs less in a long run."""
+    if any(workload.name not in row.pairs for workload in (LENGTHS[0], LENGTHS[-1])):
+        return None
+    short, long = (overhead(row.pairs[workload.name], workload).median for workload in (LENGTHS[0], LENGTHS[-1]))
+    return long / short if short > 0 else None
 
 
 def ratio(pairs: Sequence[Pair]) -> Spread:

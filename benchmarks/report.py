@@ -78,15 +78,15 @@ def _summary(rows: Sequence[Row]) -> Table:
     """One line for each row."""
     cells = []
     for row in rows:
-        slope, flat = figures.slope(row), figures.flatness(row)
+        slope, flat, growth = figures.slope(row), figures.flatness(row), figures.growth(row)
         real = row.pairs.get(REALISTIC.name)
         cells.append(
             (
                 row.name,
                 row.durability,
                 f"{slope * MILLI:.2f}" if slope is not None else "-",
-                ", ".join(f"{each * MILLI:.2f}" for each in figures.slopes(row)) or "-",
                 f"{flat:.2f}" if flat is not None else "-",
+                f"{growth:.2f}" if growth is not None else "-",
                 _spread(figures.latency(row, "start"), digits=0),
                 _spread(figures.latency(row, "finish"), digits=0),
                 f"{figures.ratio(real).median:.3f}" if real else "-",
@@ -99,17 +99,17 @@ def _summary(rows: Sequence[Row]) -> Table:
             "durable runner",
             "a finished step is in",
             "slope, ms per step",
-            "between neighbours",
             "flatness",
+            "growth",
             "start, ms",
             "finish, ms",
             "real, × plain",
             "executions",
         ),
         cells,
-        "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. between neighbours: "
-        "the same from (10,1) to (50,1) to (100,1) to (200,1). flatness: the largest of those by the smallest. start: "
-        "until the first model call. finish: from the last model call to the result. real: "
+        "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. flatness: largest "
+        "by smallest overhead per step, (10,1) to (200,1). growth: that of (200,1) by that of (10,1). start: until the "
+        "first model call. finish: from the last model call to the result. real: "
         f"{REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} parallel tools of "
         f"{REALISTIC.tool_ms} ms.",
     )

@@ -151,15 +151,16 @@ def test_without_both_lengths_there_is_no_slope() -> None:
     assert figures.slope(Row("x", pairs={"10x1": pairs_of(Workload(10, 1), 0.001)})) is None
 
 
-def test_flatness_is_the_largest_slope_between_neighbours_by_the_smallest() -> None:
+def test_flatness_is_the_largest_overhead_by_the_smallest_and_growth_the_last_by_the_first() -> None:
+    costs = {10: 0.0012, 50: 0.0010, 100: 0.0015, 200: 0.0006}
     row = Row("x")
-    for turns, wall in {10: 1.5, 50: 1.58, 100: 1.68, 200: 1.98}.items():
-        row.pairs[f"{turns}x1"] = [Pair(a_sample(1.0), a_sample(wall))]
+    for turns, cost in costs.items():
+        row.pairs[f"{turns}x1"] = pairs_of(Workload(turns, 1), cost)
 
-    assert figures.slopes(row) == pytest.approx([0.001, 0.001, 0.0015])
-    assert figures.flatness(row) == pytest.approx(1.5)
+    assert figures.flatness(row) == pytest.approx(2.5)
+    assert figures.growth(row) == pytest.approx(0.5)
     del row.pairs["200x1"]
-    assert figures.slopes(row) == pytest.approx([0.001, 0.001])
+    assert figures.growth(row) is None
     assert figures.flatness(row) is None
 
 

@@ -7,6 +7,7 @@ among a thousand runs at a time there would be many more that have ended already
 from __future__ import annotations
 
 import collections
+import functools
 import gc
 from collections.abc import Iterator
 from typing import Any
@@ -15,17 +16,20 @@ import pytest
 from agents import Agent, ModelResponse, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 from agents.tool_context import ToolContext
+from agents.tracing import TracingProcessor, get_trace_provider
+from agents.tracing.spans import SpanImpl
 from checkpoint_api import Api, Engine
 
 from inngest_agents import DurableRunner, DurableRunResult
 from inngest_agents.asked import Asked, Loop
 from inngest_agents.instrument.model import DurableModel
+from inngest_agents.instrument.tracing import SpanLedger
 from inngest_agents.journal import Journal, Scope, StepRequest
 from inngest_agents.stats.records import StepRecord
 
 HELD = (
     *(Asked, DurableModel, DurableRunResult, Journal, Loop, ModelResponse, Scope),
-    *(StepRecord, StepRequest, ToolContext),
+    *(SpanImpl, SpanLedger, StepRecord, StepRequest, ToolContext),
 )
 """Not the driver, which the SDK's `Step` holds: that one and its `ai` hold each other."""
 
@@ -43,27 +47,41 @@ def count() -> collections.Counter[type[Any]]:
     return collections.Counter(cls for cls in types if cls in HELD)
 
 
+class Unkept(TracingProcessor):
+    """Is told of all spans and keeps none."""
+
+    def on_trace_start(self, trace: Any) -> None: ...
+    def on_trace_end(self, trace: Any) -> None: ...
+    def on_span_start(self, span: Any) -> None: ...
+    def on_span_end(self, span: Any) -> None: ...
+    def shutdown(self) -> None: ...
+    def force_flush(self) -> None: ...
+
+
 @function_tool
 def add(context: ToolContext[Any], a: int, b: int) -> int:
     return a + b
 
 
-async def run(step: Any) -> str:
+async def run(step: Any, *, traced: bool) -> str:
     script = [
         [function_call("add", {"a": 1, "b": 2}, call_id="1"), function_call("add", {"a": 3, "b": 4}, call_id="2")],
         [function_call("add", {"a": 3, "b": 7}, call_id="3")],
         [assistant_message("ten")],
     ]
     agent = Agent(name="adder", model=ScriptedModel(script), tools=[add])
-    config = RunConfig(tracing_disabled=True)
+    config = RunConfig(tracing_disabled=not traced)
     result = await DurableRunner.run(agent, "1 + 2 + 3 + 4", step=step, run_config=config)
     return str(result.final_output)
 
 
 @pytest.mark.usefixtures("without_collector")
-async def test_a_run_that_has_ended_leaves_nothing_for_the_garbage_collector() -> None:
+@pytest.mark.parametrize("traced", [False, True])
+async def test_a_run_that_has_ended_leaves_nothing_for_the_garbage_collector(traced: bool) -> None:
+    provider = get_trace_provider()
+    provider.set_processors([Unkept()])
     async with Api() as api:
         before = count()
-        assert await Engine(api).run(run) == "ten"
+        assert await Engine(api).run(functools.partial(run, traced=traced)) == "ten"
         assert len(api.saved) == 7
         assert count() - before == {}

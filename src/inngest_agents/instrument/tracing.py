@@ -181,7 +181,11 @@ class SpanLedger:
     def finish(self, *, is_new: bool) -> None:
         """The run has ended, with a result or an error."""
         self._tell(list(_all_below(self._root)), is_new=is_new)
-        self._root.children.clear()
+        # Spans and what is known of them hold each other, and each span leads here: only a collection would free them.
+        for node in (self._root, *self._nodes.values()):
+            node.children.clear()
+            node.parent = None
+        self._nodes.clear()
 
     def times_to_store(self) -> dict[str, str]:
         """The starts of the spans around the current step that no step has stored yet, by span id."""
