@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import dataclasses
-import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -336,13 +335,14 @@ class Journal:
 
     def take_attempts(self, label: str, about: dict[str, Any]) -> int:
         """Count what failed attempts of a step were billed, and give their number."""
-        for number in itertools.count(1):
-            step_id = self.step_id(attempt_label(label, number))
+        count = 0
+        while True:
+            step_id = self.step_id(attempt_label(label, count + 1))
             memo = self.driver.engine.take_memo(hash_step_id(step_id))
             if memo is None:
-                return number - 1
+                return count
             self._add_memo(memo.value, step_id, about)
-        raise AssertionError("unreachable")
+            count += 1
 
     def is_done(self, label: str) -> bool:
         """Whether the step of this label in the current scope has a memo that was not asked for yet."""
