@@ -40,6 +40,7 @@ from agents import ModelResponse, Usage
 from openai import BaseModel as OpenAIModel
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputItem, ResponseOutputMessage
 
+from inngest_agents import item_form
 from inngest_agents.local_classes import find_local, reference_to
 from inngest_agents.usage_form import usage_fields, usage_in
 
@@ -55,14 +56,15 @@ class _Output(OpenAIModel):
 
 
 _USUAL_ITEMS: Final[Mapping[str, type[OpenAIModel]]] = {
-    "function_call": ResponseFunctionToolCall,
-    "message": ResponseOutputMessage,
+    item_form.CALL: ResponseFunctionToolCall,
+    item_form.MESSAGE: ResponseOutputMessage,
 }
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _USAGE_ADAPTER: Final = pydantic.TypeAdapter(Usage)
 _COUNTS: Final = frozenset({"requests", "input_tokens", "output_tokens", "total_tokens"})
+_DETAILS: Final = ("input_tokens_details", "output_tokens_details")
 _NO_USAGE: Final[Mapping[str, Any]] = _USAGE_ADAPTER.dump_python(Usage(), mode="json")
 
 
@@ -395,7 +397,7 @@ def encode_response(response: ModelResponse) -> dict[str, Any]:
     back takes them all (28 types, 112 cases were exact).
     """
     encoded: dict[str, Any] = {
-        "output": [as_written(encode_item(item)) for item in response.output],
+        "output": [item_form.short(as_written(encode_item(item))) for item in response.output],
         **usage_fields(encode_usage(response.usage)),
     }
     for field in ("response_id", "request_id", "raw_usage"):
@@ -431,14 +433,25 @@ def without_surrogates(text: str) -> str:
 def encode_usage(usage: Usage) -> Any:
     """A usage of the SDK as JSON, without what is as in `Usage()`: mostly the details, at zero."""
     dumped: dict[str, Any] = _USAGE_ADAPTER.dump_python(usage, mode="json")
-    return {name: value for name, value in dumped.items() if value != _NO_USAGE.get(name)}
+    return {
+        name: _besides(value, _NO_USAGE.get(name)) for name, value in dumped.items() if value != _NO_USAGE.get(name)
+    }
+
+
+def _besides(value: Any, usual: Any) -> Any:
+    """The details of a usage without those that are as usual."""
+    if not isinstance(value, dict) or not isinstance(usual, dict) or not usual.keys() <= value.keys():
+        return value
+    return {name: part for name, part in value.items() if name not in usual or part != usual[name]}
 
 
 def decode_usage(value: Any) -> Usage:
     """The usage that `encode_usage` stored."""
     if _COUNTS.issuperset(value):
         return Usage(**value)  # the usual case, at a third of the cost
-    return _USAGE_ADAPTER.validate_python(value)
+    details = ((name, value[name]) for name in _DETAILS if isinstance(value.get(name), dict))
+    whole = {name: {**_NO_USAGE[name], **said} for name, said in details}
+    return _USAGE_ADAPTER.validate_python({**value, **whole})
 
 
 def _decode_item(item: Any) -> Any:
@@ -461,9 +474,10 @@ def _has_numbers(item: Mapping[str, Any]) -> bool:
 
 def decode_response(value: Mapping[str, Any]) -> ModelResponse:
     """The response that `encode_response` stored."""
-    output = [_decode_item(item) for item in value["output"]]
+    items = [item_form.long(item) for item in value["output"]]
+    output = [_decode_item(item) for item in items]
     for index in value.get("dict_items", ()):
-        output[index] = value["output"][index]
+        output[index] = items[index]
     return ModelResponse(
         output=output,
         usage=decode_usage(usage_in(value)),

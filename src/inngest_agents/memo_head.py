@@ -4,9 +4,10 @@ Every memo of a run is kept by the engine and sent with each request, so what is
 version 3 of the stored form on the head is the text `step`: the version, a digest of what was asked for, the start and
 the duration, and the id, which may have blanks in it and so comes last. The times are in base 36:
 
-    v3 CLClIiQ 6d4qr1mpn 2p shop/2.1 lookup_order
+    v4 CLClIiQ 6d4qr1mpn 2p shop/2.1 lookup_order
 
-Versions 1 and 2 had the fields `v`, `asked` and `record` for it.
+Versions 1 and 2 had the fields `v`, `asked` and `record` for it. Version 3 had the same head, and longer forms of a
+model's output (see `item_form`, `usage_form`) and of what it cost (see `stats.memo`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """The version of what is stored in a step. A newer one is refused; all earlier ones are read."""
 
 _NOTHING: Final = "-"
@@ -27,7 +28,9 @@ _DIGEST_BYTES: Final = 5
 """Two inputs of one step that differ are taken for the same once in 10**12 times."""
 
 _EARLIER: Final = frozenset({1, 2})
+"""The versions that had no such line."""
 _PREFIX: Final = f"v{SCHEMA_VERSION} "
+_PREFIXES: Final = (_PREFIX, "v3 ")
 
 
 class Head(NamedTuple):
@@ -67,7 +70,7 @@ def read(memo: Mapping[str, Any]) -> Head | None:
 
 
 def _parse(text: str, record: Any) -> Head | None:
-    if not text.startswith(_PREFIX):
+    if not text.startswith(_PREFIXES):
         return None
     _, asked, started, duration, step_id = text.split(" ", 4)
     times = int(started, 36) / _STARTS_PER_SECOND, int(duration, 36) / _DURATIONS_PER_SECOND

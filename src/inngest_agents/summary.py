@@ -110,10 +110,12 @@ async def _export(
 def _for_people(stats: dict[str, Any]) -> dict[str, Any]:
     """Statistics whose parts show only what they have: easier to read in a dashboard, and a third of the size.
 
-    Where one agent did all, the sums by agent and by path are the total once more, and are left out.
+    Where one agent did all, the sums by agent and by path are the total once more, and are left out; so is what of the
+    total stands beside it.
     """
     again = {name for name in ("by_agent", "by_path") if list(stats[name].values()) == [stats["total"]]}
-    kept = ((name, part) for name, part in stats.items() if name not in again)
+    total = {name: value for name, value in stats["total"].items() if not {name, f"total_{name}"} & stats.keys()}
+    kept = ((name, part) for name, part in {**stats, "total": total}.items() if name not in again)
     return {name: _used(part) if isinstance(part, dict) else part for name, part in kept}
 
 

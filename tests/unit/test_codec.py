@@ -231,7 +231,7 @@ def test_a_usage_comes_back_whatever_it_counts(
 def test_what_a_usual_usage_tells_anyway_is_not_stored() -> None:
     usage = Usage(requests=1, input_tokens=7, output_tokens=2, total_tokens=9)
     stored = codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
-    assert stored == {"output": [], "tokens": {"input_tokens": 7, "output_tokens": 2}}
+    assert stored == {"output": [], "tokens": [7, 2]}
 
 
 def test_uuids_and_sets_are_readable_in_the_store() -> None:

@@ -144,4 +144,6 @@ async def test_the_summary_breaks_down_what_is_not_the_total_once_more() -> None
 
     assert {name for name in one if name.startswith("by_")} == {"by_model", "by_tool"}
     assert {name for name in two if name.startswith("by_")} == {"by_model", "by_agent", "by_tool", "by_path"}
-    assert (one["total"]["model_calls"], set(two["by_agent"])) == (1, {"shop", "helper"})
+    assert (one["total_model_calls"], set(two["by_agent"])) == (1, {"shop", "helper"})
+    assert two["by_agent"]["shop"]["model_calls"] == 2
+    assert set(one["total"]) == {"seconds"}

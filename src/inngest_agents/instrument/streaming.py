@@ -26,7 +26,7 @@ from agents.stream_events import AgentUpdatedStreamEvent, RawResponsesStreamEven
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseOutputItemDoneEvent
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import sinks
+from inngest_agents import item_form, sinks
 from inngest_agents.codec import as_written, decode_usage, encode_item, encode_usage
 from inngest_agents.errors import is_memoized
 from inngest_agents.instrument import accounting
@@ -132,6 +132,7 @@ def encode_turn(turn: Turn, before: Mapping[str, Any]) -> dict[str, Any]:
     event: dict[str, Any] = as_written(encode_item(turn.event))
     response = event["response"]
     echo = {name: response.pop(name) for name in _ECHOED if name in response}
+    response["output"] = [item_form.short(item) for item in response["output"]]
     encoded: dict[str, Any] = {
         "event": event,
         **usage_fields(encode_usage(turn.response.usage)),
@@ -150,7 +151,8 @@ def decode_turn(value: Mapping[str, Any], before: dict[str, Any]) -> Turn:
     if _ECHO in value:
         before[_ECHO] = value[_ECHO]
     said = value["event"]
-    whole = {**said["response"], **before.get(_ECHO, {})}
+    output = [item_form.long(item) for item in said["response"]["output"]]
+    whole = {**said["response"], "output": output, **before.get(_ECHO, {})}
     event = ResponseCompletedEvent.construct(**{**said, "response": whole})
     response = event.response
     usage = decode_usage(usage_in(value))

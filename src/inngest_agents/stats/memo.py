@@ -5,6 +5,11 @@ A run's state grows with each memo and is sent with each request, so nothing is 
 items) is derived from there by `_derived`, and only where a record differs from it is that stored; a null stands for a
 field that the record does not have. So `unpack(memo_of(record))` is the record again, whatever `_derived` guesses.
 
+What each model call has besides is in `model`, a list whose end is left out where it is empty: the model that was asked
+for, the one that answered, the provider, the version of the price table, the dollars, and why the model ended:
+
+    ["gpt-4.1", "gpt-4.1-2025-04-14", "openai", "1.83.0#ffe40f10de68", "0.0027", "completed"]
+
 The place in the order and the id of the tool call are not stored: who asks for the step knows them.
 """
 
@@ -13,9 +18,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from inngest_agents import memo_head
+from inngest_agents import item_form, memo_head
 from inngest_agents.memo_head import Head
 from inngest_agents.stats._compact import JsonDict
 from inngest_agents.stats.records import (
@@ -31,6 +36,9 @@ from inngest_agents.usage_form import usage_in
 
 _ASKER_KNOWS: Final = ("order", "call_id")
 _PRICE_WORDS: Final = ("version", "usd")
+_HASH_SIGN: Final = ("+sha256:", "#")
+"""What a price table's version has before its digest, and what is stored for it."""
+_NOT_SAID: Final = ("", "", "", "", None)
 _MODEL_LABEL: Final = re.compile(r"\d+ model ")
 _TOOL_LABEL: Final = re.compile(r"\d+\.\d+ ")
 _NO_USAGE: Final[Mapping[str, Any]] = {
@@ -61,12 +69,13 @@ def memo_of(record: StepRecord, output: Any, asked: str = "") -> JsonDict:
     if text is None:
         full["at"] = [head.started_at, head.duration]
         text = memo_head.write(Head(head.step_id, asked))
-    price = record.usage.price if record.usage else None
-    is_priced = price is None or price.usd is not None
-    known = _derived(record.kind, record.step_id, record.name, output, is_priced=is_priced)
+    said = _said_of(record)
+    known = _derived(record.kind, record.step_id, output, said)
     known["kind"] = _kind_in(record.step_id)
-    stored = _short(_difference(full, known))
+    stored = _difference(full, known)
     memo: JsonDict = {"output": output, "step": text}
+    if said is not None:
+        memo["model"] = _listed(said)
     if stored:
         memo["record"] = stored
     return memo
@@ -91,10 +100,8 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
         return StepRecord.from_dict(stored)
     stored.pop("at", None)
     kind = stored.get("kind") or _kind_in(head.step_id)
-    named = _named(kind, head.step_id) | stored
-    price = (stored.get("usage") or {}).get("price", {})
-    is_priced = price is None or price.get("usd") is not None
-    known = _derived(kind, head.step_id, named.get("name") or "", memo.get("output"), is_priced=is_priced)
+    said = _said_in(memo)
+    known = _derived(kind, head.step_id, memo.get("output"), said or _said_before(kind, stored))
     own = {name: value for name, value in (asked or {}).items() if name in _ASKER_KNOWS}
     told = {"kind": kind, "step_id": head.step_id, "started_at": head.started_at, "duration": head.duration}
     return StepRecord.from_dict({**own, **told, **_merged(known, stored)})
@@ -112,7 +119,7 @@ def identity(memo: Mapping[str, Any], head: Head | None = None) -> tuple[str, st
         return None
     record: Mapping[str, Any] = memo.get("record") or {}
     kind = str(record.get("kind") or _kind_in(head.step_id))
-    named = record if _is_whole(memo) else {**_named(kind, head.step_id), **record}
+    named = record if _is_whole(memo) else {**_named(kind, head.step_id, _said_in(memo)), **record}
     return kind, named.get("agent") or "", named.get("name") or ""
 
 
@@ -135,7 +142,7 @@ def failed_step(step_id: str, error_type: str, message: str) -> StepRecord | Non
     kind = _kind_in(step_id)
     if kind is None:
         return None
-    named, way = _named(kind, step_id), tuple(step_id.split("/")[:-1])
+    named, way = _named(kind, step_id, None), tuple(step_id.split("/")[:-1])
     path = way if len(way) > 1 else ()
     return StepRecord(kind=kind, step_id=step_id, path=path, error=ErrorRecord(error_type, message), **named)
 
@@ -153,55 +160,108 @@ def _kind_in(step_id: str) -> StepKind | None:
     return "tool" if _TOOL_LABEL.match(label) else None
 
 
-def _short(stored: JsonDict) -> JsonDict:
-    """A price in two words instead of two objects: its table's version, and the dollars if they are known."""
-    usage = stored.get("usage") or {}
-    price = usage.get("price")
-    if not isinstance(price, dict) or not {"version"} <= price.keys() <= set(_PRICE_WORDS):
-        return stored
-    others = {name: value for name, value in stored.items() if name != "usage"}
-    if len(usage) > 1:
-        others["usage"] = {name: value for name, value in usage.items() if name != "price"}
-    return {**others, "price": [price[name] for name in _PRICE_WORDS if name in price]}
+class _Said(NamedTuple):
+    """What a model call has in its memo besides its response: the fields of its record that lie in `model`."""
+
+    requested: str
+    answered: str = ""
+    provider: str = ""
+    price: Mapping[str, Any] | None = None
+    """Its table's version, and the dollars if they are known; None: there is none, or not of LiteLLM's table."""
+    finish_reasons: tuple[str, ...] = ()
+
+
+def _said_of(record: StepRecord) -> _Said | None:
+    """What `model` shall tell of a record; None for a step that is no model call."""
+    if record.kind != "model":
+        return None
+    usage, price = record.usage, None
+    if usage is None:
+        return _Said(record.name, finish_reasons=record.finish_reasons)
+    if usage.price is not None and usage.price.version and _HASH_SIGN[1] not in usage.price.version:
+        price = {"version": usage.price.version}
+        price |= {} if usage.price.usd is None else {"usd": usage.price.usd}
+    return _Said(record.name, usage.model, usage.provider, price, record.finish_reasons)
+
+
+def _listed(said: _Said) -> list[str | None]:
+    """The list `model`."""
+    price = said.price or {}
+    version = price.get("version", "").replace(*_HASH_SIGN)
+    words = [said.requested, said.answered, said.provider, version, price.get("usd"), *said.finish_reasons]
+    while words and not words[-1]:
+        words.pop()
+    return words
+
+
+def _said_in(memo: Mapping[str, Any]) -> _Said | None:
+    """Undo `_listed`; None if the memo has no such list."""
+    words = memo.get("model")
+    if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
+        return None
+    whole = [*words, *_NOT_SAID[len(words) :]]
+    (requested, answered, provider, version, usd), reasons = whole[: len(_NOT_SAID)], whole[len(_NOT_SAID) :]
+    price = {"version": version.replace(*reversed(_HASH_SIGN))} if version else None
+    if price is not None and usd is not None:
+        price["usd"] = usd
+    return _Said(requested, answered, provider, price, tuple(reasons))
+
+
+def _said_before(kind: str | None, stored: Mapping[str, Any]) -> _Said | None:
+    """The same of a memo of an earlier version, which had a price at all times, and all of it in its record."""
+    if kind != "model":
+        return None
+    price = (stored.get("usage") or {}).get("price", {})
+    is_priced = price is None or price.get("usd") is not None
+    return _Said(stored.get("name") or "", price={"usd": None} if is_priced else {})
 
 
 def _long(stored: Mapping[str, Any]) -> JsonDict:
-    """Undo `_short`."""
+    """A record's fields as `StepRecord.from_dict` reads them: version 3 had a price's version and dollars in a list."""
     out = dict(stored)
     if "price" in out:
         out["usage"] = {**out.get("usage", {}), "price": dict(zip(_PRICE_WORDS, out.pop("price"), strict=False))}
     return out
 
 
-def _named(kind: str | None, step_id: str) -> JsonDict:
+def _named(kind: str | None, step_id: str, said: _Said | None) -> JsonDict:
     """What the label at the end of an id tells, e.g. "1 model shop" or "3.1 lookup_order"."""
     what = step_id.rpartition("/")[2].partition(" ")[2]
     if kind == "model":
-        return {"agent": what.removeprefix("model ")}
+        named = {"agent": what.removeprefix("model ")}
+        return named if said is None or not said.requested else {"name": said.requested, **named}
     if kind in TOOL_KINDS:
         # A run has the name of its first agent, where it was given none.
         return {"name": what, "agent": step_id.partition("/")[0]}
     return {"name": what} if what else {}
 
 
-def _derived(kind: str | None, step_id: str, name: str, output: Any, *, is_priced: bool) -> JsonDict:
-    """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's output tell."""
-    known = _named(kind, step_id)
+def _derived(kind: str | None, step_id: str, output: Any, said: _Said | None) -> JsonDict:
+    """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's memo tell."""
+    known = _named(kind, step_id, said)
     way = step_id.split("/")[:-1]
     if len(way) > 1:
         known["path"] = way
-    said = usage_in(output) if kind == "model" and isinstance(output, Mapping) else None
-    if said is not None:
+    used = usage_in(output) if said is not None and isinstance(output, Mapping) else None
+    if said is not None and used is not None:
         event = output.get("event")
         response = event.get("response", {}) if isinstance(event, Mapping) else output
-        known["counts"] = count_items(response.get("output") or ()).to_dict()
+        known["counts"] = count_items(map(item_form.long, response.get("output") or ())).to_dict()
         known["response_id"] = response.get("response_id") or response.get("id") or ""
-        answer: Any = SimpleNamespace(usage=_usage(said), raw_usage=output.get("raw_usage"))
-        usage = usage_from_response(answer, requested_model=name)
-        model = usage.billed_model
-        found = {"model": model} if is_priced else {"reason": NO_PRICE.format(model=model)}
-        known["usage"] = usage.to_dict() | {"price": {"source": "litellm", **found}}
+        if said.finish_reasons:
+            known["finish_reasons"] = list(said.finish_reasons)
+        answer: Any = SimpleNamespace(usage=_usage(used), raw_usage=output.get("raw_usage"))
+        usage = usage_from_response(answer, model=said.answered, requested_model=said.requested, provider=said.provider)
+        known["usage"] = usage.to_dict()
+        if said.price is not None:
+            known["usage"]["price"] = _price(said.price, usage.billed_model)
     return known
+
+
+def _price(said: Mapping[str, Any], model: str) -> JsonDict:
+    """A price as it mostly is: known, by the table's entry of the model; or unknown, as there is no such entry."""
+    known = {"source": "litellm", **said}
+    return {**known, "model": model} if "usd" in said else {**known, "reason": NO_PRICE.format(model=model)}
 
 
 def _usage(data: Mapping[str, Any]) -> SimpleNamespace:

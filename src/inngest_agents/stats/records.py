@@ -411,7 +411,7 @@ def usage_from_response(
         model=model or str(raw.get("model") or ""),
         requested_model=requested_model,
         provider=provider,
-        service_tier=service_tier or str(raw.get("service_tier") or ""),
+        service_tier=_tier(service_tier or raw.get("service_tier")),
     )
 
 
@@ -431,8 +431,14 @@ def usage_from_payload(raw: Mapping[str, Any], **values: Any) -> UsageRecord:
         reasoning_tokens=_count(made or _mapping(raw, "completion_tokens_details"), "reasoning_tokens"),
     )
     tokens = _add_raw_details(tokens, raw)
+    values["service_tier"] = _tier(values.get("service_tier"))
     total = _count(raw, "total_tokens") or tokens.input_tokens + tokens.output_tokens
     return UsageRecord(tokens=tokens, total_tokens=total, requests=1, **values)
+
+
+def _tier(said: Any) -> str:
+    """OpenAI says "default" where it served a request at the standard prices."""
+    return "" if said in (None, "default") else str(said)
 
 
 def _tokens(usage: Any) -> Tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,6 +87,23 @@ RECORDS = {
         ),
         RESPONSE,
     ),
+    "a version that looks like a short one": (
+        replace(MODEL, usage=replace(MODEL.usage).with_price(Price("1", "litellm", "1#2", model="gpt-5"))),
+        RESPONSE,
+    ),
+    "why the model ended, and no price": (
+        replace(
+            MODEL,
+            usage=replace(MODEL.usage, model="gpt-5-2025-08-07", provider="openai", price=None),
+            finish_reasons=("stop", "length"),
+        ),
+        RESPONSE,
+    ),
+    "no model has a name": (replace(MODEL, name="", usage=replace(MODEL.usage, requested_model="")), RESPONSE),
+    "nothing was used, and why the model ended": (
+        replace(MODEL, usage=None, finish_reasons=("stop",)),
+        RESPONSE,
+    ),
     "all else": (
         replace(
             TOOL,
@@ -99,6 +117,10 @@ RECORDS = {
         None,
     ),
 }
+
+
+THIRD: dict[str, Any] = json.loads((Path(__file__).parent / "memos_v3.json").read_text())
+"""The memos that version 3 made of most of these records."""
 
 
 def stored(record: StepRecord, value: Any) -> dict[str, Any]:
@@ -129,10 +151,32 @@ def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
     output = codec.encode_response(RESPONSE)
     assert memo_of(MODEL, output) == {
         "output": output,
-        "step": "v3 - 6d3xxm6ak 5cwg shop/2 model shop",
-        "record": {"name": "gpt-5", "price": ["1.83.0", "0.0003"]},
+        "step": "v4 - 6d3xxm6ak 5cwg shop/2 model shop",
+        "model": ["gpt-5", "", "", "1.83.0", "0.0003"],
     }
-    assert memo_of(TOOL, "3", "CLClIiQ") == {"output": "3", "step": "v3 CLClIiQ bko 5cwg shop/2.1 add"}
+    assert memo_of(TOOL, "3", "CLClIiQ") == {"output": "3", "step": "v4 CLClIiQ bko 5cwg shop/2.1 add"}
+
+
+def test_what_openai_s_own_model_answers_is_told_by_one_list() -> None:
+    assert MODEL.usage is not None
+    usage = replace(MODEL.usage, model="gpt-5-2025-08-07", provider="openai").with_price(
+        Price("0.0003", "litellm", "1.83.0+sha256:ffe40f10de68", model="gpt-5-2025-08-07")
+    )
+    record = replace(MODEL, usage=usage, finish_reasons=("completed",))
+    memo = memo_of(record, codec.encode_response(RESPONSE))
+    assert memo["model"] == ["gpt-5", "gpt-5-2025-08-07", "openai", "1.83.0#ffe40f10de68", "0.0003", "completed"]
+    assert "record" not in memo
+
+
+@pytest.mark.parametrize("name", THIRD)
+def test_a_memo_of_version_3_tells_the_record_that_it_was_made_of(name: str) -> None:
+    assert unpack(THIRD[name]["memo"]) == StepRecord.from_dict(THIRD[name]["record"])
+
+
+def test_a_list_that_is_none_of_ours_tells_nothing() -> None:
+    memo = stored(MODEL, RESPONSE)
+    assert unpack({**memo, "model": [1, 2]}).name == ""
+    assert unpack({**memo, "model": "gpt-5"}).name == ""
 
 
 def test_the_record_of_the_first_version_is_read_whole() -> None:
@@ -147,6 +191,8 @@ def test_what_is_no_memo_of_a_durable_step_has_no_identity() -> None:
     assert identity({"v": 2, "record": {"kind": "song", "step_id": "x", "at": "noon"}}) is None
     assert identity({"v": [2], "record": {"kind": "song"}}) is None
     assert identity({"v": 2, "asked": "of whom?", "record": {"kind": "song", "step_id": "x", "at": [1, 2]}}) is None
-    assert identity({"step": "v3 of my plan"}) is None
-    assert identity({"step": "v3 is what I call it"}) is None
-    assert identity({"step": "v4 CLClIiQ bko 5cwg shop/2.1 add"}) is None
+    for version in (3, 4):
+        assert identity({"step": f"v{version} of my plan"}) is None
+        assert identity({"step": f"v{version} is what I call it"}) is None
+        assert identity({"step": f"v{version} CLClIiQ bko 5cwg shop/2.1 add"}) is None
+    assert identity({"output": 1, "step": "v5 CLClIiQ bko 5cwg shop/2.1 add"}) is None
