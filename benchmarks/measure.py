@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import ledger
-from .workloads import LARGE, Workload, make_agent, run_options
+from .workloads import Workload, agent_for, run_options
 
 
 class Contender(Protocol):
@@ -32,6 +32,8 @@ class Contender(Protocol):
     """Where a finished step is when the run goes on: memory, file or fsync."""
     packages: tuple[str, ...]
     """The distributions whose versions are reported."""
+    kept: tuple[Workload, ...]
+    """Further workloads of which only the state is measured."""
 
     async def start(self, directory: Path) -> None:
         """Start the engine and the worker; files go into `directory`."""
@@ -101,7 +103,7 @@ async def plain(prompt: str) -> str:
     """The baseline: the SDK's own `Runner`."""
     from agents import Runner
 
-    result = await Runner.run(make_agent(), prompt, **run_options())
+    result = await Runner.run(agent_for(prompt), prompt, **run_options())
     return str(result.final_output)
 
 
@@ -148,10 +150,10 @@ async def measure(contender: Contender, plan: Plan) -> None:
         began = time.monotonic()
         for workload in plan.workloads:
             await _compare(contender, workload, plan, began + plan.budget_s)
-        if plan.workloads:
-            prompt = LARGE.prompt(uuid.uuid4().hex[:12])
+        for workload in contender.kept if plan.workloads else ():
+            prompt = workload.prompt(uuid.uuid4().hex[:12])
             await contender.run(prompt)
-            await _state(contender, LARGE, prompt)
+            await _state(contender, workload, prompt)
         if plan.extras:
             await contender.extras()  # type: ignore[attr-defined]  # only rows that the line-up asks for have it
         for number in range(plan.memory_rounds):
@@ -200,7 +202,7 @@ async def output_bytes(workload: Workload) -> int:
     from agents import Runner, ToolCallOutputItem
 
     prompt = workload.prompt("size")
-    result = await Runner.run(make_agent(), prompt, **run_options())
+    result = await Runner.run(agent_for(prompt), prompt, **run_options())
     answers = [
         {
             "output": [o.model_dump(mode="json", by_alias=True, exclude_unset=True) for o in response.output],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import figures
-from .workloads import INSTANT, LARGE, LENGTHS, PAYLOAD, REALISTIC
+from .workloads import API, API_LARGE, INSTANT, LARGE, LENGTHS, PAYLOAD, REALISTIC, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MILLI = 1000
 MEGA = 1_000_000
+SMALL = Workload(50, 1)
+"""The workload whose state is compared with that of the others."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def _state(rows: Sequence[Row]) -> Table:
         growth = [f"{row.state[w.name].bytes / w.steps:.0f}" if w.name in row.state else "-" for w in LENGTHS]
         ratios = [
             f"{row.state[name].bytes / row.state[name].json:.2f}" if name in row.state else "-"
-            for name in ("50x1", LARGE.name)
+            for name in (workload.name for workload in (SMALL, LARGE, API, API_LARGE))
         ]
         cells.append((row.name, *growth, *ratios))
     return Table(
@@ -187,8 +189,11 @@ def _state(rows: Sequence[Row]) -> Table:
             *(f"({w.turns},{w.tools})" for w in LENGTHS),
             f"× outputs, tools answer {PAYLOAD} characters",
             f"× outputs, tools answer {LARGE.payload}",
+            f"× outputs, {PAYLOAD}, OpenAI's model",
+            f"× outputs, {LARGE.payload}, OpenAI's model",
         ),
         cells,
+        "50 turns. OpenAI's model: the SDK's adapter and OpenAI's client, with ids as long as the API's.",
     )
 
 

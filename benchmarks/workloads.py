@@ -40,13 +40,15 @@ class Workload:
     tool_ms: int = 0
     payload: int = PAYLOAD
     """How many characters a tool returns."""
+    api: bool = False
+    """Whether the model answers through OpenAI's client; see `over_api`."""
 
     @property
     def name(self) -> str:
         """The short name: turns x tools, and what is not as in the others."""
         latency = f" {self.model_ms} ms" if self.model_ms else ""
         payload = f" {self.payload} characters" if self.payload != PAYLOAD else ""
-        return f"{self.turns}x{self.tools}{latency}{payload}"
+        return f"{self.turns}x{self.tools}{latency}{payload}{' over the API' if self.api else ''}"
 
     @property
     def models(self) -> int:
@@ -76,6 +78,10 @@ REALISTIC = Workload(10, 3, model_ms=800, tool_ms=100)
 
 LARGE = Workload(50, 1, payload=4000)
 """Tools that answer at length, as searches and files do: what is stored once for each step counts less."""
+
+API = Workload(50, 1, api=True)
+API_LARGE = Workload(50, 1, payload=4000, api=True)
+"""The same two with a model as OpenAI serves it."""
 
 LENGTHS = tuple(w for w in INSTANT if w.tools == 1)
 """The workloads which differ in nothing but the number of turns."""
@@ -118,13 +124,11 @@ class InstantModel(Model):
     ) -> ModelResponse:
         """The next turn's tool calls, or the final answer."""
         work = json.loads(_prompt(input))
-        turn = _turn(input)
+        turn = turn_of(input)
         ledger.note(work["run"], f"model:{turn}")
         if work["model_ms"]:
             await asyncio.sleep(work["model_ms"] / 1000)
-        output: list[TResponseOutputItem] = [_answer(f"{turn} turns done")]
-        if turn < work["turns"]:
-            output = _calls(work, turn)
+        output = next_output(input)
         _end_of_step()
         return ModelResponse(
             output=output,
@@ -163,6 +167,15 @@ def make_agent(tools: Sequence[Tool] | None = None, model: str | Model | None = 
     )
 
 
+def agent_for(prompt: str) -> Agent[Any]:
+    """The agent for a prompt: with the model that the workload in it asks for."""
+    if not json.loads(prompt)["api"]:
+        return make_agent()
+    from . import over_api
+
+    return make_agent(model=over_api.model())
+
+
 def run_options() -> dict[str, Any]:
     """What every runner gets besides the agent and the prompt: no limit of turns, no traces."""
     return {"max_turns": 10_000, "run_config": RunConfig(tracing_disabled=True)}
@@ -176,7 +189,13 @@ def _prompt(items: str | list[Any]) -> str:
     return content if isinstance(content, str) else content[0]["text"]
 
 
-def _turn(items: str | list[Any]) -> int:
+def next_output(items: str | list[Any]) -> list[TResponseOutputItem]:
+    """What the model says to an input: the next turn's tool calls, or the final answer."""
+    work, turn = json.loads(_prompt(items)), turn_of(items)
+    return _calls(work, turn) if turn < work["turns"] else [_answer(f"{turn} turns done")]
+
+
+def turn_of(items: str | list[Any]) -> int:
     """How many turns are done, by the last tool result's id."""
     if isinstance(items, str) or items[-1].get("type") != "function_call_output":
         return 0

@@ -31,6 +31,7 @@ class Dbos:
     name = "DBOS (SQLite)"
     durability = "fsync"
     packages = ("dbos", "dbos-openai-agents")
+    kept: tuple[workloads.Workload, ...] = (workloads.LARGE,)
 
     async def start(self, directory: Path) -> None:
         """Launch on a new database."""

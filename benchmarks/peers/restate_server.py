@@ -65,6 +65,7 @@ class Restate:
     name = "Restate"
     durability = "fsync"
     packages = ("restate-sdk",)
+    kept: tuple[workloads.Workload, ...] = ()
 
     async def start(self, directory: Path) -> None:
         """Start the server, serve the worker, register it."""

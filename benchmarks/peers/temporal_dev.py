@@ -50,6 +50,7 @@ class Temporal:
 
     name = "Temporal (dev server)"
     packages = ("temporalio", "temporalio-openai-agents")
+    kept: tuple[workloads.Workload, ...] = ()
     durability = "fsync"
 
     async def start(self, directory: Path) -> None:

@@ -66,7 +66,7 @@ class Functions:
         async def run_agent(ctx: inngest.Context) -> str:
             prompt = str(ctx.event.data["prompt"])
             # One for each run, as in the plain row: the SDK compares all runs under way that share an agent each turn.
-            agent = workloads.make_agent()
+            agent = workloads.agent_for(prompt)
             result = await DurableRunner.run(agent, prompt, step=ctx.step, options=options, **workloads.run_options())
             ended = self.ended.pop(prompt, None)
             if ended is not None and not ended.done():
@@ -102,6 +102,7 @@ class Embedded:
     """The embedded engine."""
 
     packages = ("inngest-agents", "inngest")
+    kept: tuple[workloads.Workload, ...] = (workloads.LARGE, workloads.API, workloads.API_LARGE)
 
     def __init__(self, *, checkpoint: bool = True, fsync: bool = False) -> None:
         self.checkpoint = checkpoint
@@ -154,6 +155,7 @@ class DevServer:
 
     durability = "memory"
     packages = ("inngest-agents", "inngest")
+    kept: tuple[workloads.Workload, ...] = ()
 
     def __init__(self, *, checkpoint: bool = True) -> None:
         self.checkpoint = checkpoint
@@ -245,6 +247,8 @@ class DevServer:
 
 class EmbeddedStandard(Embedded):
     """The embedded engine in the standard way, and what a replay costs there."""
+
+    kept = ()
 
     def __init__(self) -> None:
         super().__init__(checkpoint=False)

@@ -9,6 +9,8 @@ from benchmarks import measure
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from benchmarks.workloads import Workload
+
 
 class Plain:
     """The SDK's own `Runner`."""
@@ -16,6 +18,7 @@ class Plain:
     name = "Runner (plain)"
     durability = "none"
     packages: tuple[str, ...] = ()
+    kept: tuple[Workload, ...] = ()
 
     async def start(self, directory: Path) -> None:
         """Nothing to start."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agents import Runner
 from benchmarks import environments, figures, ledger, lineup, measure, report, workloads
 from benchmarks.figures import Pair, Row, Spread
 from benchmarks.measure import Plan, Sample
@@ -88,6 +89,19 @@ async def test_the_tools_answer_as_long_as_the_workload_says(book: Path) -> None
 
     # Besides the answers, each tool call states the payload once, in one more digit.
     assert long - short == 5 * 1000 + 5
+
+
+async def test_openai_s_model_makes_the_same_calls_with_ids_as_long_as_the_api_s(book: Path) -> None:
+    agent, prompt = workloads.agent_for(Workload(3, 2, api=True).prompt("a")), Workload(3, 2, api=True).prompt("a")
+    result = await Runner.run(agent, prompt, **workloads.run_options())
+
+    assert result.final_output == "3 turns done"
+    assert ledger.read(book)["a"].tools == 6
+    ids = {response.response_id for response in result.raw_responses}
+    assert (len(ids), {len(found or "") for found in ids}) == (4, {55})
+    calls: list[Any] = [item for response in result.raw_responses[:3] for item in response.output]
+    assert len({call.call_id for call in calls}) == 6
+    assert {len(call.call_id) for call in calls} == {29}
 
 
 # The ledger -------------------------------------------------------------------------------------------------
