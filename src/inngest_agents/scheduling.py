@@ -12,6 +12,7 @@ taken the run another way, is answered here with `OVERTAKEN`.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -122,11 +123,24 @@ class Scheduler:
         self.activity += 1  # the SDK has its time to cancel those who have none, before they start
 
     async def _quiet(self, turns: int) -> None:
+        """Wait for so many turns of the loop in which nothing is asked for; by callbacks, as a task costs more."""
+        loop, context = self._end.loop, contextvars.copy_context()
+        done = loop.create_future()
         idle, seen = 0, self.activity
-        while idle < turns:
-            await asyncio.sleep(0)
+
+        def turn() -> None:
+            nonlocal idle, seen
             idle = idle + 1 if seen == self.activity else 0
             seen = self.activity
+            if done.done():  # who waited was cancelled
+                return
+            if idle < turns:
+                loop.call_soon(turn, context=context)
+            else:
+                done.set_result(None)
+
+        loop.call_soon(turn, context=context)
+        await done
 
     def _waiting(self) -> list[Asked]:
         return [asked for asked in self._asked.values() if asked.is_waiting]

@@ -119,7 +119,7 @@ def identity(memo: Mapping[str, Any], head: Head | None = None) -> tuple[str, st
         return None
     record: Mapping[str, Any] = memo.get("record") or {}
     kind = str(record.get("kind") or _kind_in(head.step_id))
-    named = record if _is_whole(memo) else {**_named(kind, head.step_id, _said_in(memo)), **record}
+    named = record if _is_whole(memo) else {**_named(kind, head.step_id, _requested_in(memo)), **record}
     return kind, named.get("agent") or "", named.get("name") or ""
 
 
@@ -142,7 +142,7 @@ def failed_step(step_id: str, error_type: str, message: str) -> StepRecord | Non
     kind = _kind_in(step_id)
     if kind is None:
         return None
-    named, way = _named(kind, step_id, None), tuple(step_id.split("/")[:-1])
+    named, way = _named(kind, step_id), tuple(step_id.split("/")[:-1])
     path = way if len(way) > 1 else ()
     return StepRecord(kind=kind, step_id=step_id, path=path, error=ErrorRecord(error_type, message), **named)
 
@@ -224,12 +224,18 @@ def _long(stored: Mapping[str, Any]) -> JsonDict:
     return out
 
 
-def _named(kind: str | None, step_id: str, said: _Said | None) -> JsonDict:
+def _requested_in(memo: Mapping[str, Any]) -> str:
+    """The model that was asked for, if the memo tells; each step of a replay is compared by it."""
+    words = memo.get("model")
+    return words[0] if isinstance(words, list) and words and isinstance(words[0], str) else ""
+
+
+def _named(kind: str | None, step_id: str, requested: str = "") -> JsonDict:
     """What the label at the end of an id tells, e.g. "1 model shop" or "3.1 lookup_order"."""
     what = step_id.rpartition("/")[2].partition(" ")[2]
     if kind == "model":
         named = {"agent": what.removeprefix("model ")}
-        return named if said is None or not said.requested else {"name": said.requested, **named}
+        return {"name": requested, **named} if requested else named
     if kind in TOOL_KINDS:
         # A run has the name of its first agent, where it was given none.
         return {"name": what, "agent": step_id.partition("/")[0]}
@@ -238,7 +244,7 @@ def _named(kind: str | None, step_id: str, said: _Said | None) -> JsonDict:
 
 def _derived(kind: str | None, step_id: str, output: Any, said: _Said | None) -> JsonDict:
     """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's memo tell."""
-    known = _named(kind, step_id, said)
+    known = _named(kind, step_id, said.requested if said is not None else "")
     way = step_id.split("/")[:-1]
     if len(way) > 1:
         known["path"] = way
