@@ -5,10 +5,7 @@ A run's state grows with each memo and is sent with each request, so nothing is 
 items) is derived from there by `_derived`, and only where a record differs from it is that stored; a null stands for a
 field that the record does not have. So `unpack(memo_of(record))` is the record again, whatever `_derived` guesses.
 
-What each model call has besides is in `model`, a list whose end is left out where it is empty: the model that was asked
-for, the one that answered, the provider, the version of the price table, the dollars, and why the model ended:
-
-    ["gpt-4.1", "gpt-4.1-2025-04-14", "openai", "1.83.0#ffe40f10de68", "0.0027", "completed"]
+What each model call has besides is in a list `model` (see `model_words`).
 
 The place in the order and the id of the tool call are not stored: who asks for the step knows them.
 """
@@ -18,11 +15,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from inngest_agents import item_form, memo_head
 from inngest_agents.memo_head import Head
 from inngest_agents.stats._compact import JsonDict
+from inngest_agents.stats.model_words import Said, listed, requested_in, said_in, said_of
 from inngest_agents.stats.records import (
     NO_PRICE,
     TOOL_KINDS,
@@ -36,9 +34,6 @@ from inngest_agents.usage_form import usage_in
 
 _ASKER_KNOWS: Final = ("order", "call_id")
 _PRICE_WORDS: Final = ("version", "usd")
-_HASH_SIGN: Final = ("+sha256:", "#")
-"""What a price table's version has before its digest, and what is stored for it."""
-_NOT_SAID: Final = ("", "", "", "", None)
 _MODEL_LABEL: Final = re.compile(r"\d+ model ")
 _TOOL_LABEL: Final = re.compile(r"\d+\.\d+ ")
 _NO_USAGE: Final[Mapping[str, Any]] = {
@@ -69,13 +64,13 @@ def memo_of(record: StepRecord, output: Any, asked: str = "") -> JsonDict:
     if text is None:
         full["at"] = [head.started_at, head.duration]
         text = memo_head.write(Head(head.step_id, asked))
-    said = _said_of(record)
+    said = said_of(record)
     known = _derived(record.kind, record.step_id, output, said)
     known["kind"] = _kind_in(record.step_id)
     stored = _difference(full, known)
     memo: JsonDict = {"output": output, "step": text}
     if said is not None:
-        memo["model"] = _listed(said)
+        memo["model"] = listed(said)
     if stored:
         memo["record"] = stored
     return memo
@@ -100,7 +95,7 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
         return StepRecord.from_dict(stored)
     stored.pop("at", None)
     kind = stored.get("kind") or _kind_in(head.step_id)
-    said = _said_in(memo)
+    said = said_in(memo)
     known = _derived(kind, head.step_id, memo.get("output"), said or _said_before(kind, stored))
     own = {name: value for name, value in (asked or {}).items() if name in _ASKER_KNOWS}
     told = {"kind": kind, "step_id": head.step_id, "started_at": head.started_at, "duration": head.duration}
@@ -119,7 +114,7 @@ def identity(memo: Mapping[str, Any], head: Head | None = None) -> tuple[str, st
         return None
     record: Mapping[str, Any] = memo.get("record") or {}
     kind = str(record.get("kind") or _kind_in(head.step_id))
-    named = record if _is_whole(memo) else {**_named(kind, head.step_id, _requested_in(memo)), **record}
+    named = record if _is_whole(memo) else {**_named(kind, head.step_id, requested_in(memo)), **record}
     return kind, named.get("agent") or "", named.get("name") or ""
 
 
@@ -160,60 +155,13 @@ def _kind_in(step_id: str) -> StepKind | None:
     return "tool" if _TOOL_LABEL.match(label) else None
 
 
-class _Said(NamedTuple):
-    """What a model call has in its memo besides its response: the fields of its record that lie in `model`."""
-
-    requested: str
-    answered: str = ""
-    provider: str = ""
-    price: Mapping[str, Any] | None = None
-    """Its table's version, and the dollars if they are known; None: there is none, or not of LiteLLM's table."""
-    finish_reasons: tuple[str, ...] = ()
-
-
-def _said_of(record: StepRecord) -> _Said | None:
-    """What `model` shall tell of a record; None for a step that is no model call."""
-    if record.kind != "model":
-        return None
-    usage, price = record.usage, None
-    if usage is None:
-        return _Said(record.name, finish_reasons=record.finish_reasons)
-    if usage.price is not None and usage.price.version and _HASH_SIGN[1] not in usage.price.version:
-        price = {"version": usage.price.version}
-        price |= {} if usage.price.usd is None else {"usd": usage.price.usd}
-    return _Said(record.name, usage.model, usage.provider, price, record.finish_reasons)
-
-
-def _listed(said: _Said) -> list[str | None]:
-    """The list `model`."""
-    price = said.price or {}
-    version = price.get("version", "").replace(*_HASH_SIGN)
-    words = [said.requested, said.answered, said.provider, version, price.get("usd"), *said.finish_reasons]
-    while words and not words[-1]:
-        words.pop()
-    return words
-
-
-def _said_in(memo: Mapping[str, Any]) -> _Said | None:
-    """Undo `_listed`; None if the memo has no such list."""
-    words = memo.get("model")
-    if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
-        return None
-    whole = [*words, *_NOT_SAID[len(words) :]]
-    (requested, answered, provider, version, usd), reasons = whole[: len(_NOT_SAID)], whole[len(_NOT_SAID) :]
-    price = {"version": version.replace(*reversed(_HASH_SIGN))} if version else None
-    if price is not None and usd is not None:
-        price["usd"] = usd
-    return _Said(requested, answered, provider, price, tuple(reasons))
-
-
-def _said_before(kind: str | None, stored: Mapping[str, Any]) -> _Said | None:
+def _said_before(kind: str | None, stored: Mapping[str, Any]) -> Said | None:
     """The same of a memo of an earlier version, which had a price at all times, and all of it in its record."""
     if kind != "model":
         return None
     price = (stored.get("usage") or {}).get("price", {})
     is_priced = price is None or price.get("usd") is not None
-    return _Said(stored.get("name") or "", price={"usd": None} if is_priced else {})
+    return Said(stored.get("name") or "", price={"usd": None} if is_priced else {})
 
 
 def _long(stored: Mapping[str, Any]) -> JsonDict:
@@ -222,12 +170,6 @@ def _long(stored: Mapping[str, Any]) -> JsonDict:
     if "price" in out:
         out["usage"] = {**out.get("usage", {}), "price": dict(zip(_PRICE_WORDS, out.pop("price"), strict=False))}
     return out
-
-
-def _requested_in(memo: Mapping[str, Any]) -> str:
-    """The model that was asked for, if the memo tells; each step of a replay is compared by it."""
-    words = memo.get("model")
-    return words[0] if isinstance(words, list) and words and isinstance(words[0], str) else ""
 
 
 def _named(kind: str | None, step_id: str, requested: str = "") -> JsonDict:
@@ -242,7 +184,7 @@ def _named(kind: str | None, step_id: str, requested: str = "") -> JsonDict:
     return {"name": what} if what else {}
 
 
-def _derived(kind: str | None, step_id: str, output: Any, said: _Said | None) -> JsonDict:
+def _derived(kind: str | None, step_id: str, output: Any, said: Said | None) -> JsonDict:
     """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's memo tell."""
     known = _named(kind, step_id, said.requested if said is not None else "")
     way = step_id.split("/")[:-1]
