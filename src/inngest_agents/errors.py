@@ -98,6 +98,16 @@ class ContextConflictError(inngest.NonRetriableError):
     """Two steps that ran in parallel changed the same field of the user's context to different values."""
 
 
+class StoredVersionError(ValueError):
+    """A memo is of a newer version, or of other code. The engine retries: a worker of that version may get the run."""
+
+    def __init__(self, found: int | None, known: int) -> None:
+        super().__init__(
+            f"a stored step has the schema version {found!r}, this inngest-agents knows {known}: the run was begun by "
+            "a newer version or by other code; deploy that version until the run has ended"
+        )
+
+
 def qualified_name(error: BaseException) -> str:
     """The name under which an error is stored: bare for a builtin ("ValueError"), else with its module."""
     cls = getattr(type(error), "__durable_origin__", type(error))

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from inngest_agents._inngest_sdk import hash_step_id
+from inngest_agents.errors import StoredVersionError
 from inngest_agents.memo_head import SCHEMA_VERSION, version_of
 from inngest_agents.resources import restore_resources, use_resources
 from inngest_agents.step_ids import planned_id, run_tag
@@ -244,6 +245,7 @@ class Journal:
         """The stored JSON object of a step: from its memo, or by running it.
 
         Raises:
+            StoredVersionError: the memo is of a newer version, or of other code.
             Exception: the error of a step that failed for good, with its original type where that is known.
         """
         spans = self.spans
@@ -257,24 +259,19 @@ class Journal:
                 spans.restore_starts(request.span_times)
             raise
         if memo is not None:
+            _check_version(memo)
             if spans is not None:
                 spans.before_step(is_new=False)
                 spans.restore_times(memo)
-            return self._checked(memo, request)
+            return self._noted(memo, request)
         if spans is not None:
             spans.before_step(is_new=self.driver.asks_for_news)
             _store_times(request, spans)
         request.context = contextvars.copy_context()
         ask = self.driver.ask if self.is_driven else self.driver.ask_undriven
-        return self._checked(await ask(request), request)
+        return self._noted(await ask(request), request)
 
-    def _checked(self, payload: dict[str, Any], request: StepRequest) -> dict[str, Any]:
-        version = version_of(payload)
-        if version is None or version > SCHEMA_VERSION:
-            raise ValueError(
-                f"a stored step has the schema version {version!r}, this inngest-agents knows {SCHEMA_VERSION}: the "
-                "run was begun by a newer version or by other code; deploy that version until the run has ended"
-            )
+    def _noted(self, payload: dict[str, Any], request: StepRequest) -> dict[str, Any]:
         if request.record is None:
             self._add_memo(payload, request.step_id, request.about)
         elif not self._ends_run(request.step_id):
@@ -334,13 +331,18 @@ class Journal:
         return self.driver.engine.unused(prefix, step_id_of)
 
     def take_attempts(self, label: str, about: dict[str, Any]) -> int:
-        """Count what failed attempts of a step were billed, and give their number."""
+        """Count what failed attempts of a step were billed, and give their number.
+
+        Raises:
+            StoredVersionError: a memo of one is of a newer version, or of other code.
+        """
         count = 0
         while True:
             step_id = self.step_id(attempt_label(label, count + 1))
             memo = self.driver.engine.take_memo(hash_step_id(step_id))
             if memo is None:
                 return count
+            _check_version(memo.value)
             self._add_memo(memo.value, step_id, about)
             count += 1
 
@@ -358,6 +360,13 @@ class Journal:
         scope = current_scope()
         base = scope.path or self.name
         return f"{base}/{label}" if base else label
+
+
+def _check_version(memo: Any) -> None:
+    """Look at the version before anything else of a memo is read: a newer one may mean something else by any field."""
+    version = version_of(memo)
+    if version is None or version > SCHEMA_VERSION:
+        raise StoredVersionError(version, SCHEMA_VERSION)
 
 
 def attempt_label(label: str, number: int) -> str:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 from inngest_agents import codec, divergence
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
-from inngest_agents.errors import ContextConflictError, SandboxLostError, is_memoized, message_of, qualified_name
+from inngest_agents.errors import (
+    ContextConflictError,
+    SandboxLostError,
+    StoredVersionError,
+    is_memoized,
+    message_of,
+    qualified_name,
+)
 from inngest_agents.journal import (
     BilledAttempt,
     Journal,
@@ -94,7 +101,6 @@ async def run_step(
     }
     shown: list[dict[str, Any]] = []
 
-    attempts = journal.take_attempts(label, base)
     question = inputs if asked is None else asked
     digest = None if question is None else divergence.digest(question)
     carried = StepContext(journal, context, step_id) if context is not None else None
@@ -144,8 +150,9 @@ async def run_step(
         billed=billed,
     )
     try:
+        attempts = journal.take_attempts(label, base)
         stored = await journal.step(request)
-    except (ContextConflictError, SandboxLostError) as error:
+    except (ContextConflictError, SandboxLostError, StoredVersionError) as error:
         await journal.fail(error)
         raise
     except (Exception, asyncio.CancelledError) as error:
