@@ -24,7 +24,7 @@ import functools
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NoReturn, TypeVar, cast
 
 import inngest
 from agents.exceptions import AgentsException
@@ -282,8 +282,22 @@ def non_retriable(error: Exception) -> Exception:
         twin.args = error.args
         twin.__dict__.update(error.__dict__)
         twin.__cause__, twin.__context__ = error.__cause__, error.__context__
+        twin.__suppress_context__ = error.__suppress_context__  # which a cause sets, even None
         return twin.with_traceback(error.__traceback__)
     return error
+
+
+def raise_again(error: BaseException) -> NoReturn:
+    """Raise an error that was raised here before, with the context that it has.
+
+    Python makes what the caller handles its context once more, also where the SDK has taken that away so that nothing
+    of the model's text is to be seen.
+    """
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
 
 
 @functools.lru_cache(maxsize=None)

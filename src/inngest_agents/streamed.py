@@ -20,7 +20,7 @@ from agents import RunResultStreaming, StreamEvent
 from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_lasting, non_retriable
+from inngest_agents.errors import is_lasting, non_retriable, raise_again
 from inngest_agents.journal import Journal, inside_run
 from inngest_agents.result import json_output
 from inngest_agents.sinks import SinkPump
@@ -218,10 +218,10 @@ class DurableRunResultStreaming(RunResultStreaming):
         await drive.take_last_steps(self, failure if isinstance(failure, Exception) else None)
         if isinstance(failure, Exception):
             await drive.report_failure(failure)
-            raise _as_durable(failure)
+            raise_again(_as_durable(failure))
         if failure is not None:
             await drive.driver.leave(drive.journal.tag)
-            raise failure
+            raise_again(failure)
         if self.final_output is not None or self.interruptions:
             await drive.summarize(self)
         else:  # the user has cancelled it

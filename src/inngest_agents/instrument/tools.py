@@ -256,7 +256,7 @@ async def _failure_text(
 async def _timed_out(journal: Journal, label: str, function_tool: Any, context: Any) -> Any:
     error = ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=function_tool.timeout_seconds)
     if function_tool.timeout_behavior == "raise_exception":
-        raise error
+        raise error from TimeoutError()  # as the SDK does
     make_text = function_tool.timeout_error_function
     if make_text is None:
         text = sdk.timeout_text(tool_name=function_tool.name, timeout_seconds=function_tool.timeout_seconds)
