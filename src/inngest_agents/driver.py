@@ -192,6 +192,10 @@ class Driver:
         """
         await self._scheduler.leave(tag)
 
+    def leave_path(self, path: str) -> None:
+        """See `Scheduler.leave_path`."""
+        self._scheduler.leave_path(path)
+
     def abandon(self, loop: Loop) -> None:
         """Stop a streamed run that nobody will consume."""
         loop.is_cancelled = True

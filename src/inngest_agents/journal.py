@@ -481,6 +481,8 @@ def inside_scope() -> Iterator[Scope]:
             journal.take_abandoned(scope.path)
         raise
     finally:
+        if scope.path and not scope.sandboxes:  # a streamed loop closes these when it has ended
+            journal.driver.leave_path(scope.path)
         _scope.reset(token)
         _nested_label.reset(label_token)
 

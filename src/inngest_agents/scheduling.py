@@ -40,6 +40,12 @@ OVERTAKEN_GRACE_SECONDS: Final = 1.0
 POLL_SECONDS: Final = 0.005
 """How often a targeted request looks whether its step is asked for."""
 
+PLANNED_LIMIT: Final = 1000
+"""How many planned steps a process remembers by name: the engine may send their requests to other processes."""
+
+_planned_here: Final[dict[tuple[str, str], str]] = {}
+"""The readable ids of steps that this process has planned, by run and hashed id, which is all that a target tells."""
+
 
 class Scheduler:
     """Starts or plans the steps of one request.
@@ -80,7 +86,8 @@ class Scheduler:
         self._target = engine.target
         self._owner = tag_of(engine.target) if engine.target is not None else None
         """The tag of the durable run that has planned the target."""
-        self._target_name = "overtaken"
+        self._target_name = _planned_here.get((engine.run_id, engine.target or ""), "overtaken")
+        self._left_paths: list[str] = []
 
     def adopt(self, request: StepRequest) -> None:
         """Give the step that this request is for the id under which it was planned."""
@@ -110,9 +117,16 @@ class Scheduler:
         elif self._target is not None:
             await self._run_target(self._target)
         elif len(waiting) > 1 or self._is_in_group or self._engine.disable_immediate_execution:
-            self._end.answer(*(_planned(asked.request) for asked in waiting))
+            self._plan([asked.request for asked in waiting])
         elif not self._end.running:
             self._steps.start(waiting[0])
+
+    def _plan(self, requests: list[StepRequest]) -> None:
+        for request in requests:
+            _planned_here[self._engine.run_id, request.planned_id] = request.step_id
+        while len(_planned_here) > PLANNED_LIMIT:
+            del _planned_here[next(iter(_planned_here))]
+        self._end.answer(*map(_planned, requests))
 
     async def let_others_ask(self) -> None:
         """Let all who have memos get them, before a memo is handed out that makes the SDK cancel them.
@@ -161,15 +175,24 @@ class Scheduler:
     def _give_up(self, target: str, *, waited: float) -> None:
         """End the request if the target is not to be found here, or if that has been waited for long enough.
 
-        Its run may go on without it where the guardrail of a nested agent has tripped, say.
+        Its run may go on without it where the guardrail of a nested agent has tripped, say. Where this process knows
+        the name of the target, that is seen at once; else it could still be asked for.
         """
         if self._is_in_group and not self._is_owner_under_way():
             # Another function's of the group, which asks each of them in turn.
             self._end.at_once(sdk.SkipInterrupt(target) if self._owner is None else self._missed(target))
-        elif self._owner is not None and waited > OVERTAKEN_GRACE_SECONDS:
+        elif self._owner is not None and (self._is_left() or waited > OVERTAKEN_GRACE_SECONDS):
             self._end.answer(self._overtaken(target))
         elif waited > TARGET_GRACE_SECONDS:
             self._end.at_once(sdk.SkipInterrupt(target))
+
+    def _is_left(self) -> bool:
+        """Whether the target is known as a step of a nested run that has ended."""
+        return any(self._target_name.startswith(f"{path}/") for path in self._left_paths)
+
+    def leave_path(self, path: str) -> None:
+        """A nested run has ended, whose steps' ids begin so, and asks for no more of them."""
+        self._left_paths.append(path)
 
     async def leave(self, tag: str) -> None:
         """A durable run has ended, with a result or an error, and asks for no more steps.

@@ -7,12 +7,16 @@ from typing import Any
 
 import inngest
 import pytest
+from agents import Agent, GuardrailFunctionOutput, InputGuardrail, RunConfig
+from agents.testing import ScriptedModel, assistant_message, function_call
 from inngest._internal.step_lib import Group
 
-from inngest_agents import durable, idempotency_key, scheduling, set_step
+from inngest_agents import DurableRunner, durable, idempotency_key, scheduling, set_step
 from inngest_agents._inngest_sdk import ResponseInterrupt, SkipInterrupt, hash_step_id, make_step
 from inngest_agents.step_ids import OVERTAKEN, planned_id, run_tag
 from inngest_agents.testing import replayed
+
+QUIET = RunConfig(tracing_disabled=True)
 
 
 async def test_a_step_that_was_only_late_runs_once_and_under_its_own_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,3 +132,24 @@ async def test_a_group_answers_for_a_step_that_comes_too_late_to_be_found() -> N
         await Group().parallel((both, lambda: durable("c", work, "c", step=step)))
     answered = [response for response in ended.value.responses if response.step.id]
     assert [(response.step.id, response.output) for response in answered] == [(target, OVERTAKEN)]
+
+
+async def test_a_step_of_a_nested_agent_whose_guardrail_has_tripped_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scheduling, "OVERTAKEN_GRACE_SECONDS", 60.0)
+
+    async def trip(*_: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput(output_info=None, tripwire_triggered=True)
+
+    guarded = Agent(
+        name="guarded", model=ScriptedModel([[assistant_message("no")]]), input_guardrails=[InputGuardrail(trip)]
+    )
+    order = [function_call("ask", {"input": "go"}, call_id="c1")]
+    model = ScriptedModel([order, [assistant_message("done")]])
+    agent = Agent(name="asker", model=model, tools=[guarded.as_tool("ask", "Ask.")])
+
+    async with asyncio.timeout(20):
+        run = await replayed(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET))
+    assert run.result.final_output == "done"
+    assert OVERTAKEN in [memo["data"] for memo in run.memos.values()]
