@@ -59,7 +59,9 @@ class SaveOutcome(enum.Enum):
     FAILED = "failed"
     """Some steps could not be saved and must be answered in the 206."""
     LOST = "lost"
-    """The run has ended or belongs to another worker."""
+    """The run belongs to another worker."""
+    OVER = "over"
+    """The run has ended; it was cancelled, mostly."""
 
 
 class Checkpointer:
@@ -67,10 +69,10 @@ class Checkpointer:
 
     Args:
         target: where and as what steps are saved.
-        on_lost: called once when the run has ended or belongs to another worker.
+        on_lost: called once when the run belongs to another worker (`LOST`) or has ended (`OVER`).
     """
 
-    def __init__(self, target: CheckpointTarget, *, on_lost: Callable[[], None]) -> None:
+    def __init__(self, target: CheckpointTarget, *, on_lost: Callable[[SaveOutcome], None]) -> None:
         self._target = target
         self._on_lost = on_lost
         self._prefix = json.dumps(dict(target.ids))[:-1] + ', "steps": ['
@@ -119,8 +121,8 @@ class Checkpointer:
                     self._sending = []
         finally:
             self._worker = None
-        if self._outcome is SaveOutcome.LOST:
-            self._on_lost()
+        if self._outcome in (SaveOutcome.LOST, SaveOutcome.OVER):
+            self._on_lost(self._outcome)
 
     async def _save(self, body: bytes) -> SaveOutcome:
         for delay in (*RETRY_DELAYS, None):
@@ -137,7 +139,7 @@ class Checkpointer:
                     self._target.ids["run_id"],
                     "another worker owns it now" if status == 409 else "it has ended",
                 )
-                return SaveOutcome.LOST
+                return SaveOutcome.OVER if gone else SaveOutcome.LOST
             if delay is None or (status is not None and status < 500 and status not in PASSING):
                 break
             await asyncio.sleep(delay)

@@ -253,6 +253,11 @@ class Driver:
         return self._end.is_over
 
     @property
+    def run_is_over(self) -> bool:
+        """Whether the engine has said that the run has ended (it was cancelled), so that no request goes on with it."""
+        return self._end.run_is_over
+
+    @property
     def is_cut(self) -> bool:
         """Whether the run around the caller was told to stop: a `CancelledError` there is not the user's own."""
         loop = _loop.get()

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, NoReturn
 
 from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.checkpoint import SaveOutcome
 
 if TYPE_CHECKING:
     from inngest_agents.asked import Asked
@@ -25,6 +26,8 @@ class RequestEnd:
         """What is raised in the user's frame, once it is known."""
         self.saver: Checkpointer | None = None
         """Saves finished steps while the request is open; None without checkpointing."""
+        self.run_is_over = False
+        """Whether the run itself has ended, so that no later request will go on with it."""
         self.running: set[Asked] = set()
         self.retry: Exception | None = None
         """The error that tells the engine when to try a failed step again, where it may not be now."""
@@ -63,8 +66,9 @@ class RequestEnd:
         if not self.future.done():
             self.future.set_result(end)
 
-    def lost(self) -> None:
+    def lost(self, outcome: SaveOutcome) -> None:
         """The run has ended or belongs to another worker: stop at once, start nothing, report nothing."""
+        self.run_is_over = outcome is SaveOutcome.OVER
         self._answers = []
         for asked in list(self.running):
             if asked.task is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import inngest
 import pytest
-from agents import RunConfig
+from agents import RunConfig, function_tool
 from agents.run_config import SandboxRunConfig
 from agents.sandbox import SandboxAgent
 from agents.sandbox.capabilities import Shell
@@ -145,3 +149,49 @@ def test_an_opening_whose_result_is_lost_leaves_no_sandbox_open(engine: EngineUn
     assert len(roots) == 2
     assert deleted == roots
     assert not any(root.exists() for root in roots)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_run_that_is_cancelled_while_a_request_is_open_leaves_no_sandbox_open(
+    engine: EngineUnderTest, streamed: bool
+) -> None:
+    is_under_way, is_cancelled = threading.Event(), threading.Event()
+    roots: list[Path] = []
+
+    class Client(UnixLocalSandboxClient):
+        async def create(self, **kwargs: Any) -> Any:
+            session = await super().create(**kwargs)
+            roots.append(Path(session.state.manifest.root))
+            return session
+
+    @function_tool
+    async def wait() -> str:
+        is_under_way.set()
+        await asyncio.to_thread(is_cancelled.wait, 20)
+        return "waited"
+
+    turns: list[Any] = [
+        [function_call("exec_command", {"cmd": "touch begun"}, call_id="c1")],
+        [function_call("wait", {}, call_id="c2")],
+        [assistant_message("done")],
+    ]
+    coder = SandboxAgent(name="coder", model=ScriptedModel(turns), tools=[wait])
+
+    @engine.client.create_function(fn_id="code", trigger=inngest.TriggerEvent(event="code"))
+    async def code(ctx: inngest.Context) -> Any:
+        config = RunConfig(sandbox=SandboxRunConfig(client=Client()), tracing_disabled=True)
+        run: Any = DurableRunner.run_streamed if streamed else DurableRunner.run
+        result = run(coder, "go", step=ctx.step, run_config=config)
+        return (await (result.wait() if streamed else result)).final_output
+
+    engine.serve([code])
+    run_id = engine.send("code")
+    assert is_under_way.wait(20)
+    assert (roots[0] / "begun").exists()
+    assert httpx.delete(f"{engine.url}/v1/runs/{run_id}").is_success
+    assert engine.wait(run_id).status == "Cancelled"
+    is_cancelled.set()
+    deadline = time.monotonic() + 20
+    while roots[0].exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [root for root in roots if root.exists()] == []

@@ -12,7 +12,9 @@ The step that opens a sandbox stores the state that the sandbox's client makes o
 request attaches to that sandbox when code of the user first runs in one of its steps, and never for a replay alone.
 Where the SDK cleans up because the request of the engine ends, nothing is closed: the sandbox stays, and the process
 keeps it open for a while, so that commands which run in the background live on. In another process those are gone,
-which the SDK tells the model.
+which the SDK tells the model. It is closed, though outside of any step, where the engine has said that the run is over
+(it was cancelled, and a save was refused for that). A cancellation from inside of the user's function tells nothing:
+the next attempt may go on.
 
 An agent tool that runs out of time is cancelled for good: the step that says so closes its sandboxes. A step that opens
 a sandbox and is made again in the same process, as its result was lost, deletes the sandbox of the first attempt.
@@ -42,6 +44,9 @@ from inngest_agents.journal import Journal, Scope, current_journal, current_scop
 logger = logging.getLogger("inngest_agents")
 
 _ATTRIBUTE: Final = "__durable_sandboxes__"
+
+CLOSE_SECONDS: Final = 20.0
+"""How long the closing of a cancelled run's sandboxes may take: the request is held up by it."""
 
 
 class _Sandboxes:
@@ -230,6 +235,9 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     if limit is not None and limit.is_over and not sandboxes.journal.driver.has_ended:
         limit.left_to_do.append(functools.partial(_close_overdue, sandboxes, original))
         return None
+    if sandboxes.journal.driver.run_is_over:
+        await _close_without_step(sandboxes, original)
+        return None
     if sandboxes.is_cut or sandboxes.is_tried_again(sys.exception()):
         sandboxes.release()
         return None
@@ -238,6 +246,17 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     # The loop of a streamed run has ended; its last steps are made in the frame of whoever consumes it.
     sandboxes.journal.last_steps.append(functools.partial(_close_at_end, sandboxes, original))
     return None
+
+
+async def _close_without_step(sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitable[Any]]) -> None:
+    """Close the sandboxes of a run that was cancelled, for which the engine takes no more steps."""
+    sandboxes.memories.clear()  # nobody will read them, and models are asked to make them
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await sandboxes.close_in_step(cleanup)
+    except Exception:
+        logger.warning("the sandbox of a cancelled run stays open", exc_info=True)
+    sandboxes.release()
 
 
 async def _close_overdue(sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitable[Any]]) -> None:
