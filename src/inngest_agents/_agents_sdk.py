@@ -239,6 +239,10 @@ def stand_in(function_tool: agents.FunctionTool, *, is_enabled: bool) -> agents.
     return made
 
 
+# exceptions.py: the mark of an error from which the SDK has taken what a model or a tool said.
+is_data_redacted: Final[Callable[[BaseException], bool]] = name("agents.exceptions", "_is_error_data_redacted")
+
+
 # handoffs/__init__.py: `handoff()` keeps the user's `on_handoff` in a closure and the target in a weak reference.
 _invoke_handoff: Final[Any] = name("agents.handoffs", "_invoke_handoff_with_redaction")
 

@@ -13,6 +13,7 @@ from agents import Agent, RunConfig, RunHooks, Runner, RunResultStreaming, RunSt
 from agents.run import DEFAULT_MAX_TURNS
 from agents.run_error_handlers import RunErrorHandlers
 
+from inngest_agents import _agents_sdk as sdk
 from inngest_agents import divergence, instrument
 from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import STEP_TYPES
@@ -137,7 +138,12 @@ class DurableRunner(Runner):
             finally:
                 await close_connections()
 
-        return run_in_thread_loop(main)
+        try:
+            return run_in_thread_loop(main)
+        except Exception as error:
+            if sdk.is_data_redacted(error):
+                error.__context__ = None  # as `Runner.run_sync` does, which `Runner.run` does not
+            raise
 
     @classmethod
     def run_streamed(

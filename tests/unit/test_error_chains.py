@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import inngest
 import pytest
 from agents import (
     Agent,
@@ -20,6 +21,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from pydantic import BaseModel
 
 from inngest_agents import DurableRunner
+from inngest_agents.local import LocalEngine
 from inngest_agents.testing import replayed
 
 QUIET = RunConfig(tracing_disabled=True)
@@ -130,3 +132,33 @@ async def test_its_cause_is_shown_or_hidden_as_under_runner(make: Callable[[], A
 
     assert repr(durable.result.__cause__) == repr(plain.__cause__)
     assert durable.result.__suppress_context__ == plain.__suppress_context__
+
+
+@pytest.mark.parametrize("make", AGENTS.values(), ids=AGENTS)
+def test_an_error_of_run_sync_has_the_context_that_it_has_under_runner(make: Callable[[], Agent[Any]]) -> None:
+    pictures: list[list[Any]] = []
+
+    def note(run: Callable[[], object]) -> None:
+        try:
+            raise LookupError("handled by the caller")
+        except LookupError:
+            with pytest.raises(Exception) as caught:  # noqa: PT011  whatever it is
+                run()
+        pictures.append(picture(caught.value))
+
+    with LocalEngine() as engine:
+        client = inngest.Inngest(
+            app_id="app", is_production=False, api_base_url=engine.url, event_api_base_url=engine.url
+        )
+
+        @client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=0)
+        def fn(ctx: inngest.ContextSync) -> str:
+            first, again = make(), make()
+            if not pictures:
+                note(lambda: Runner.run_sync(first, "go", run_config=QUIET))
+            note(lambda: DurableRunner.run_sync(again, "go", step=ctx.step, run_config=QUIET))
+            return "noted"
+
+        engine.serve(client, [fn])
+        assert engine.run("go").output == "noted"
+    assert pictures == [pictures[0]] * 2
