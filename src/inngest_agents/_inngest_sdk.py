@@ -6,7 +6,8 @@ ends the request from inside the caller's frames. So the journal reads the memos
 `step.run` would have built. What is used:
 
 - `Step._execution` / `StepSync._execution`: `._memos` (the memoized steps), `._request.ctx` (attempt, limits),
-  `._target_hashed_id` (the step that a targeted request asks for), `._middleware`.
+  `._request.steps` (the memos as they came, which are let go), `._target_hashed_id` (the step that a targeted request
+  asks for), `._middleware`.
 - `step_lib.StepMemos._memos`: the dict of memos by hashed id; `step_lib.Output`: one memo.
 - `step_lib.StepInfo`, `StepResponse`, `ResponseInterrupt`, `SkipInterrupt`, `NestedStepInterrupt`: how a step is
   reported and how a request ends (SDK specification, section 5.1).
@@ -149,6 +150,9 @@ class EngineRequest:
             )
         execution: Any = step._execution
         self._execution = execution
+        # The SDK has made `_memos` of them and does not look at them again. Kept, they would hold each memo until the
+        # request ends, long after a step was answered with it.
+        execution._request.steps.clear()
         self._middleware: Any = step._middleware
         self.is_sync: bool = isinstance(step, _step_lib.StepSync)
 

@@ -169,7 +169,8 @@ class Journal:
         self.run_id = run_id
         self._finished: list[Finished] = []
         """The steps that have finished on this pass: a record, or a memo with what its asker knows of it. Memos are
-        read when somebody wants the statistics, which a replay that goes on with the next step does not."""
+        read when somebody wants the statistics, which a replay that goes on with the next step does not. Until then
+        they are kept without the answer, which the SDK's loop has as objects of its own."""
         self._stats: tuple[Any, RunStats] | None = None
         """The last statistics, with what they were made of: the summary and the result show the same."""
         self.ledger: BudgetLedger | None = None
@@ -305,7 +306,9 @@ class Journal:
         if self._ends_run(step_id):
             return
         if self.ledger is None:
-            self._finished.append((memo, about))
+            from inngest_agents.stats.memo import without_answer
+
+            self._finished.append((without_answer(memo), about))
         else:
             from inngest_agents.stats.memo import unpack
 

@@ -1,4 +1,4 @@
-"""What a run has held is freed as soon as it has ended, by its reference counts.
+"""What a run has held is freed as soon as it has ended, by its reference counts; its memos once they were asked for.
 
 A cycle through it would keep all of it until the garbage collector looks at the oldest objects, which it does seldom:
 among a thousand runs at a time there would be many more that have ended already.
@@ -12,6 +12,7 @@ import gc
 from collections.abc import Iterator
 from typing import Any
 
+import inngest
 import pytest
 from agents import Agent, ModelResponse, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
@@ -20,11 +21,12 @@ from agents.tracing import TracingProcessor, get_trace_provider
 from agents.tracing.spans import SpanImpl
 from checkpoint_api import Api, Engine
 
-from inngest_agents import DurableRunner, DurableRunResult
+from inngest_agents import DurableOptions, DurableRunner, DurableRunResult
 from inngest_agents.asked import Asked, Loop
 from inngest_agents.instrument.model import DurableModel
 from inngest_agents.instrument.tracing import SpanLedger
 from inngest_agents.journal import Journal, Scope, StepRequest
+from inngest_agents.local import LocalEngine
 from inngest_agents.stats.records import StepRecord
 
 HELD = (
@@ -85,3 +87,38 @@ async def test_a_run_that_has_ended_leaves_nothing_for_the_garbage_collector(tra
         assert await Engine(api).run(functools.partial(run, traced=traced)) == "ten"
         assert len(api.saved) == 7
         assert count() - before == {}
+
+
+def memos(text: str) -> int:
+    """How many memos there are with this text in their answer."""
+    found = [each for each in gc.get_objects() if type(each) is dict and "step" in each and "output" in each]
+    return sum(text in str(each["output"]) for each in found)
+
+
+def test_a_run_under_way_holds_no_memo_that_it_has_been_answered_with() -> None:
+    held: list[int] = []
+
+    @function_tool
+    def look() -> str:
+        gc.collect()  # what the SDK's loop leaves of a request that has ended, its tasks and their errors
+        held.append(memos("a tool's answer"))
+        return "seen"
+
+    @function_tool
+    def find() -> str:
+        return "a tool's answer"
+
+    calls = [[function_call(name, {}, call_id=name)] for name in ("find", "look")]
+    model = ScriptedModel([*calls, [assistant_message("done")]])
+    with LocalEngine() as engine:
+        client = engine.client("app")
+
+        @client.create_function(fn_id="run", trigger=inngest.TriggerEvent(event="run"))
+        async def run_it(ctx: inngest.Context) -> str:
+            agent = Agent(name="finder", model=model, tools=[find, look])
+            result = await DurableRunner.run(agent, "go", step=ctx.step, options=DurableOptions(checkpoint=False))
+            return str(result.final_output)
+
+        engine.serve(client, [run_it])
+        assert engine.run("run").output == "done"
+    assert held == [0]

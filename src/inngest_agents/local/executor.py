@@ -21,12 +21,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import socket
 import sqlite3
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from . import protocol
@@ -51,7 +51,7 @@ POLL_SECONDS: Final = 1.0
 """How often a heartbeat is written and the jobs of dead engines are looked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """What a run may not exceed; the defaults are the real server's."""
 
@@ -210,6 +210,8 @@ class Executor:
             return
         state, request, url = begun
         body = protocol.call_request(state, job, request.id, max_request=self.limits.max_request)
+        # They are in the body now, and nobody looks at them here again while the request is open.
+        state = dataclasses.replace(state, memos=[])
         headers = {
             "x-inngest-req-version": str(state.request_version),
             "x-inngest-generation-id": str(job.generation),

@@ -33,6 +33,8 @@ from inngest_agents.stats.records import (
 from inngest_agents.usage_form import usage_in
 
 _ASKER_KNOWS: Final = ("order", "call_id")
+_ABOUT_ITSELF: Final = ("step", "record", "v", "asked")
+_ABOUT_ANSWER: Final = ("tokens", "usage", "raw_usage", "response_id", "id")
 _PRICE_WORDS: Final = ("version", "usd")
 _MODEL_LABEL: Final = re.compile(r"\d+ model ")
 _TOOL_LABEL: Final = re.compile(r"\d+\.\d+ ")
@@ -100,6 +102,26 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
     own = {name: value for name, value in (asked or {}).items() if name in _ASKER_KNOWS}
     told = {"kind": kind, "step_id": head.step_id, "started_at": head.started_at, "duration": head.duration}
     return StepRecord.from_dict({**own, **told, **_merged(known, stored)})
+
+
+def without_answer(memo: Mapping[str, Any]) -> JsonDict:
+    """What `unpack` reads of a memo, which is cheaper than to do that: for those who may never want the record."""
+    kept = {name: memo[name] for name in _ABOUT_ITSELF if name in memo}
+    kept["output"] = _read_of_answer(memo.get("output"))
+    return kept
+
+
+def _read_of_answer(output: Any) -> JsonDict | None:
+    """What `_derived` reads of a model's answer; those of tools may look like one, or like anything."""
+    if not isinstance(output, Mapping):
+        return None
+    kept = {name: output[name] for name in _ABOUT_ANSWER if name in output}
+    items, event = output.get("output"), output.get("event")
+    if isinstance(items, list):
+        kept["output"] = [{"type": item.get("type")} if isinstance(item, Mapping) else None for item in items]
+    if isinstance(event, Mapping):
+        kept["event"] = {"response": _read_of_answer(event.get("response")) or {}}
+    return kept
 
 
 def identity(memo: Mapping[str, Any], head: Head | None = None) -> tuple[str, str, str] | None:

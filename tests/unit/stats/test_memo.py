@@ -15,7 +15,7 @@ from agents.usage import RequestUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from inngest_agents import codec
-from inngest_agents.stats.memo import identity, memo_of, step_id_of, unpack
+from inngest_agents.stats.memo import identity, memo_of, step_id_of, unpack, without_answer
 from inngest_agents.stats.records import (
     ErrorRecord,
     ItemCounts,
@@ -135,6 +135,7 @@ def stored(record: StepRecord, value: Any) -> dict[str, Any]:
 def test_a_record_comes_back_from_its_memo(record: StepRecord, value: Any) -> None:
     memo = stored(record, value)
     assert unpack(memo) == record
+    assert unpack(without_answer(memo)) == record
     assert step_id_of(memo) == record.step_id
     assert identity(memo) == (record.kind, record.agent, record.name)
 
@@ -179,9 +180,30 @@ def test_a_list_that_is_none_of_ours_tells_nothing() -> None:
     assert unpack({**memo, "model": "gpt-5"}).name == ""
 
 
+def test_a_record_is_told_without_the_answer_of_its_step() -> None:
+    kept = without_answer(stored(MODEL, replace(RESPONSE, output=[assistant_message("a long answer")])))
+    assert "a long answer" not in json.dumps(kept)
+    assert without_answer(stored(TOOL, "a long answer")) == {"step": stored(TOOL, "")["step"], "output": None}
+
+
+def test_a_streamed_answer_is_told_without_it_too() -> None:
+    response = {"id": "resp_1", "output": [{"type": "message", "content": "a long answer"}]}
+    output = {"event": {"response": response}, "tokens": {"input_tokens": 50}}
+    memo = {**stored(MODEL, None), "record": {}, "output": output}
+    assert "a long answer" not in json.dumps(without_answer(memo))
+    told = unpack(without_answer(memo))
+    assert told == unpack(memo)
+    assert (told.response_id, told.counts) == ("resp_1", ItemCounts(messages=1, items=1))
+
+
+@pytest.mark.parametrize("answer", [{"output": ["x", 1]}, {"output": "x"}, {"event": {"response": "x"}}, {"event": 1}])
+def test_a_tool_may_have_answered_what_looks_like_a_model_s_answer(answer: Any) -> None:
+    assert unpack(without_answer(stored(TOOL, answer))) == TOOL
+
+
 def test_the_record_of_the_first_version_is_read_whole() -> None:
     memo = {"v": 1, "output": None, "record": {**TOOL.to_dict(), "order": 4, "call_id": "c9"}}
-    assert unpack(memo) == replace(TOOL, order=4, call_id="c9")
+    assert unpack(memo) == unpack(without_answer(memo)) == replace(TOOL, order=4, call_id="c9")
     assert identity(memo) == ("tool", "shop", "add")
 
 
