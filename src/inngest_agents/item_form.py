@@ -53,14 +53,22 @@ def _without(item: dict[str, Any], usual: Mapping[str, Any]) -> dict[str, Any] |
     return {name: value for name, value in item.items() if name not in usual}
 
 
+def type_of(item: Any) -> str:
+    """The type of an item in its short or long form; "" if it has none."""
+    if not isinstance(item, dict):
+        return ""
+    if "type" in item:
+        return str(item["type"])
+    return CALL if "arguments" in item else MESSAGE if "text" in item else ""
+
+
 def long(item: Any) -> Any:
     """Undo `short`."""
-    if not isinstance(item, dict) or "type" in item:
+    kind = type_of(item)
+    if not kind or "type" in item:
         return item
-    if "arguments" in item:
+    if kind == CALL:
         return {**item, **_CALL}
-    if "text" not in item:
-        return item
     said = {name: item[name] for name in ("text", "logprobs") if name in item}
     others = {name: value for name, value in item.items() if name not in said}
     return {**others, "content": [{**_TEXT, "annotations": [], **said}], **_MESSAGE}

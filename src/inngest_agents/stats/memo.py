@@ -13,7 +13,7 @@ The place in the order and the id of the tool call are not stored: who asks for 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -33,7 +33,7 @@ from inngest_agents.stats.records import (
 from inngest_agents.usage_form import usage_in
 
 _ASKER_KNOWS: Final = ("order", "call_id")
-_ABOUT_ITSELF: Final = ("step", "record", "v", "asked")
+_ABOUT_ITSELF: Final = ("step", "model", "record", "v", "asked")
 _ABOUT_ANSWER: Final = ("tokens", "usage", "raw_usage", "response_id", "id")
 _PRICE_WORDS: Final = ("version", "usd")
 _MODEL_LABEL: Final = re.compile(r"\d+ model ")
@@ -118,7 +118,7 @@ def _read_of_answer(output: Any) -> JsonDict | None:
     kept = {name: output[name] for name in _ABOUT_ANSWER if name in output}
     items, event = output.get("output"), output.get("event")
     if isinstance(items, list):
-        kept["output"] = [{"type": item.get("type")} if isinstance(item, Mapping) else None for item in items]
+        kept["output"] = [{"type": item_form.type_of(item)} for item in items]
     if isinstance(event, Mapping):
         kept["event"] = {"response": _read_of_answer(event.get("response")) or {}}
     return kept
@@ -216,7 +216,7 @@ def _derived(kind: str | None, step_id: str, output: Any, said: Said | None) -> 
     if said is not None and used is not None:
         event = output.get("event")
         response = event.get("response", {}) if isinstance(event, Mapping) else output
-        known["counts"] = count_items(map(item_form.long, response.get("output") or ())).to_dict()
+        known["counts"] = _counts(response.get("output") or ())
         known["response_id"] = response.get("response_id") or response.get("id") or ""
         if said.finish_reasons:
             known["finish_reasons"] = list(said.finish_reasons)
@@ -226,6 +226,10 @@ def _derived(kind: str | None, step_id: str, output: Any, said: Said | None) -> 
         if said.price is not None:
             known["usage"]["price"] = _price(said.price, usage.billed_model)
     return known
+
+
+def _counts(items: Iterable[Any]) -> JsonDict:
+    return count_items({"type": item_form.type_of(item)} for item in items).to_dict()
 
 
 def _price(said: Mapping[str, Any], model: str) -> JsonDict:
