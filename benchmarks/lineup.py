@@ -46,7 +46,8 @@ class Entry:
     """Finds the server that it needs."""
     longest: int = 10_000
     """Longer runs than so many turns are left out."""
-    memory: bool = False
+    memory_rounds: int = 0
+    """How often many runs at a time are made, at most."""
     extras: bool = False
 
     def lines(self, plan: Plan, say: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
@@ -64,15 +65,15 @@ class Entry:
                 workloads=[w for w in plan.workloads if w.turns <= self.longest],
                 directory=directory,
                 row=self.row,
-                memory_rounds=plan.memory_rounds if self.memory else 0,
+                memory_rounds=min(plan.memory_rounds, self.memory_rounds),
                 extras=self.extras,
             )
             return _run([str(python), "-m", self.module, fitted.dump()], variables, Path(directory), say)
 
 
-PLAIN = Entry("Runner (plain)", "benchmarks.rows.plain", memory=True)
+PLAIN = Entry("Runner (plain)", "benchmarks.rows.plain", memory_rounds=10)
 OURS = (
-    Entry("DurableRunner, embedded engine", "benchmarks.rows.durable", "embedded", memory=True),
+    Entry("DurableRunner, embedded engine", "benchmarks.rows.durable", "embedded", memory_rounds=10),
     Entry("DurableRunner, embedded engine, fsync", "benchmarks.rows.durable", "embedded-fsync"),
     Entry(
         "DurableRunner, embedded engine, standard",
@@ -81,7 +82,13 @@ OURS = (
         longest=50,
         extras=True,
     ),
-    Entry("DurableRunner, Inngest dev server", "benchmarks.rows.durable", "server", server=inngest, memory=True),
+    Entry(
+        "DurableRunner, Inngest dev server",
+        "benchmarks.rows.durable",
+        "server",
+        server=inngest,
+        memory_rounds=4,  # two minutes each
+    ),
     Entry(
         "DurableRunner, Inngest dev server, standard",
         "benchmarks.rows.durable",

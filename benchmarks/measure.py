@@ -41,6 +41,9 @@ class Contender(Protocol):
     async def run(self, prompt: str) -> str:
         """Submit a run and wait for its final output."""
 
+    async def one_of_many(self, prompt: str) -> str:
+        """The same among many at a time, where memory is measured: it may end as soon as the function has returned."""
+
     async def stop(self) -> None:
         """Stop what was started."""
 
@@ -190,7 +193,7 @@ async def _memory(contender: Contender, number: int, runs: int) -> None:
     os.environ[ledger.ENV] = str(Path(os.environ[ledger.ENV]).with_name(f"ledger-{number}"))
     began = time.monotonic()
     names = [uuid.uuid4().hex[:12] for _ in range(runs)]
-    await asyncio.gather(*(contender.run(workload.prompt(name)) for name in names))
+    await asyncio.gather(*(contender.one_of_many(workload.prompt(name)) for name in names))
     seconds, held = time.monotonic() - began, rss()
     executed = ledger.read(os.environ[ledger.ENV])
     exact = all(executed[name].exactly_once(workload.models, workload.tool_calls) for name in names)

@@ -27,6 +27,10 @@ class Plain:
         """Run in this process."""
         return await measure.plain(prompt)
 
+    async def one_of_many(self, prompt: str) -> str:
+        """The same."""
+        return await self.run(prompt)
+
     async def stop(self) -> None:
         """Nothing to stop."""
 
