@@ -87,7 +87,7 @@ OURS = (
         "benchmarks.rows.durable",
         "server",
         server=inngest,
-        memory_rounds=4,  # two minutes each
+        memory_rounds=4,  # one to two minutes each
     ),
     Entry(
         "DurableRunner, Inngest dev server, standard",
