@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.asked import Asked, Loop, Shared, end_task
+from inngest_agents.asked import Asked, Loop, Shared, end_task, free_frames
 from inngest_agents.checkpoint import Checkpointer, SaveOutcome
 from inngest_agents.errors import rebuild, stored_span_times
 from inngest_agents.execution import StepRunner
@@ -219,8 +219,11 @@ class Driver:
 
     async def _forget(self, loop: Loop) -> None:
         await self._cancel(loop)
-        if loop.inner is not None and not loop.inner.cancelled():
-            loop.inner.exception()  # looked at, also where the request has ended with another answer
+        if loop.inner is not None:
+            if loop.inner.cancelled():
+                free_frames(loop.inner)
+            else:
+                loop.inner.exception()  # looked at, also where the request has ended with another answer
         # Its context has the loop in it: the run's result, and all that it holds, would wait for the garbage collector.
         loop.inner = None
         if loop in self._loops:

@@ -7,6 +7,7 @@ what is in flight is finished and saved, and all of it goes into one answer.
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, NoReturn
 
 from inngest_agents import _inngest_sdk as sdk
@@ -52,7 +53,10 @@ class RequestEnd:
         """
         if not self.is_over:
             await asyncio.wait((self.future,))
-        raise self.future.result()
+        end = self.future.result()
+        # The frames through which an interrupt leaves lead here: the same object in both would be a cycle, and all that
+        # the request has held would wait for the garbage collector.
+        raise copy.copy(end) if isinstance(end, (sdk.ResponseInterrupt, sdk.SkipInterrupt)) else end
 
     def answer(self, *responses: sdk.StepResponse) -> None:
         """Start nothing more; end the request with `responses` once what is in flight has finished."""
@@ -81,6 +85,12 @@ class RequestEnd:
             self._concluding = self.loop.create_task(self._conclude())
 
     async def _conclude(self) -> None:
+        try:
+            await self._give_answer()
+        finally:
+            self._concluding = None  # its context leads to the run, and so here
+
+    async def _give_answer(self) -> None:
         answers = self._answers or []
         retried = [answer for answer in answers if answer.step.op == sdk.Opcode.STEP_ERROR]
         ended = [answer for answer in answers if answer.step.op != sdk.Opcode.STEP_ERROR]

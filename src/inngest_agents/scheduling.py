@@ -137,24 +137,8 @@ class Scheduler:
         self.activity += 1  # the SDK has its time to cancel those who have none, before they start
 
     async def _quiet(self, turns: int) -> None:
-        """Wait for so many turns of the loop in which nothing is asked for; by callbacks, as a task costs more."""
-        loop, context = self._end.loop, contextvars.copy_context()
-        done = loop.create_future()
-        idle, seen = 0, self.activity
-
-        def turn() -> None:
-            nonlocal idle, seen
-            idle = idle + 1 if seen == self.activity else 0
-            seen = self.activity
-            if done.done():  # who waited was cancelled
-                return
-            if idle < turns:
-                loop.call_soon(turn, context=context)
-            else:
-                done.set_result(None)
-
-        loop.call_soon(turn, context=context)
-        await done
+        """Wait for so many turns of the event loop in which nothing is asked for."""
+        await _Quiet(self, turns).reached
 
     def _waiting(self) -> list[Asked]:
         return [asked for asked in self._asked.values() if asked.is_waiting]
@@ -230,6 +214,40 @@ class Scheduler:
     def _missed(self, target: str) -> sdk.ResponseInterrupt:
         """The end of a function in `group.parallel` that does not ask for the target; maybe no other does either."""
         return sdk.missed(lambda: None if self._shared.is_answered else self._overtaken(target))
+
+
+class _Quiet:
+    """Waits for turns of the event loop in which nothing is asked for; by callbacks, as turns of a task cost more.
+
+    Args:
+        scheduler: counts what is asked for.
+        turns: how many there shall be, one after the other.
+    """
+
+    __slots__ = ("_context", "_idle", "_loop", "_scheduler", "_seen", "_turns", "reached")
+
+    def __init__(self, scheduler: Scheduler, turns: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._scheduler = scheduler
+        self._turns = turns
+        self._idle, self._seen = 0, scheduler.activity
+        self.reached: asyncio.Future[None] = self._loop.create_future()
+        self._next()
+
+    def _next(self) -> None:
+        self._loop.call_soon(self._turn, context=self._context)
+
+    def _turn(self) -> None:
+        activity = self._scheduler.activity
+        self._idle = self._idle + 1 if activity == self._seen else 0
+        self._seen = activity
+        if self.reached.done():  # who waited was cancelled
+            return
+        if self._idle < self._turns:
+            self._next()
+        else:
+            self.reached.set_result(None)
 
 
 def _planned(request: StepRequest) -> sdk.StepResponse:

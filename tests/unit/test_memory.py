@@ -28,6 +28,7 @@ from inngest_agents.instrument.tracing import SpanLedger
 from inngest_agents.journal import Journal, Scope, StepRequest
 from inngest_agents.local import LocalEngine
 from inngest_agents.stats.records import StepRecord
+from inngest_agents.testing import replayed
 
 HELD = (
     *(Asked, DurableModel, DurableRunResult, Journal, Loop, ModelResponse, Scope),
@@ -87,6 +88,23 @@ async def test_a_run_that_has_ended_leaves_nothing_for_the_garbage_collector(tra
         assert await Engine(api).run(functools.partial(run, traced=traced)) == "ten"
         assert len(api.saved) == 7
         assert count() - before == {}
+
+
+@pytest.mark.usefixtures("without_collector")
+async def test_a_request_that_ends_with_a_model_call_leaves_nothing_for_the_garbage_collector() -> None:
+    """One that ends within a tool leaves the SDK's own tasks for that tool, which hold each other."""
+    before = count()
+    requests: list[collections.Counter[type[Any]]] = []
+
+    async def handler(step: Any) -> str:
+        requests.append(count() - before)
+        agent = Agent(name="teller", model=ScriptedModel([[assistant_message("ten")]]))
+        result = await DurableRunner.run(agent, "?", step=step, run_config=RunConfig(tracing_disabled=True))
+        return str(result.final_output)
+
+    assert (await replayed(handler)).result == "ten"
+    assert requests == [{}, {}, {}]
+    assert count() - before == {}
 
 
 def memos(text: str) -> int:
