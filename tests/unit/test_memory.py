@@ -37,6 +37,10 @@ HELD = (
 """Not the driver, which the SDK's `Step` holds: that one and its `ai` hold each other."""
 
 
+ALONE = DurableOptions(estimate_tokens=False, prices_on=False)
+"""Both ask a thread at first, which lets go of the question a moment after it has answered."""
+
+
 @pytest.fixture
 def without_collector() -> Iterator[None]:
     gc.collect()
@@ -74,7 +78,7 @@ async def run(step: Any, *, traced: bool) -> str:
     ]
     agent = Agent(name="adder", model=ScriptedModel(script), tools=[add])
     config = RunConfig(tracing_disabled=not traced)
-    result = await DurableRunner.run(agent, "1 + 2 + 3 + 4", step=step, run_config=config)
+    result = await DurableRunner.run(agent, "1 + 2 + 3 + 4", step=step, options=ALONE, run_config=config)
     return str(result.final_output)
 
 
@@ -99,7 +103,8 @@ async def test_a_request_that_ends_with_a_model_call_leaves_nothing_for_the_garb
     async def handler(step: Any) -> str:
         requests.append(count() - before)
         agent = Agent(name="teller", model=ScriptedModel([[assistant_message("ten")]]))
-        result = await DurableRunner.run(agent, "?", step=step, run_config=RunConfig(tracing_disabled=True))
+        config = RunConfig(tracing_disabled=True)
+        result = await DurableRunner.run(agent, "?", step=step, options=ALONE, run_config=config)
         return str(result.final_output)
 
     assert (await replayed(handler)).result == "ten"
