@@ -25,6 +25,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import signal
@@ -443,12 +444,23 @@ def server_binary() -> str | None:
     return os.environ.get("INNGEST_CLI") or shutil.which("inngest")
 
 
+_PORTS = 2000
+_first_port = 20_000 + _PORTS * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6)
+_turns = itertools.count(os.getpid())  # another run of the tests, on the same machine, begins at another one
+
+
 def free_port() -> int:
-    """A port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, for a process that is started with it.
+
+    From a range of this test process's own, below those that systems give away by themselves: another test could get
+    one of these before the process has it.
+    """
+    for turn in itertools.islice(_turns, _PORTS):
+        port = _first_port + turn % _PORTS
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError(f"no port is free from {_first_port} to {_first_port + _PORTS}")
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path, timeout: float = 30) -> None:
