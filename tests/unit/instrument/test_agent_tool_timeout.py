@@ -39,9 +39,9 @@ def build(seconds: float, events: list[str]) -> Agent[Any]:
 
 async def test_an_agent_that_takes_too_long_is_given_up_once_and_for_all() -> None:
     plain_events: list[str] = []
-    plain = await Runner.run(build(0.3, plain_events), "hi")
+    plain = await Runner.run(build(1.0, plain_events), "hi")
     events: list[str] = []
-    agent = build(0.3, events)
+    agent = build(1.0, events)
 
     run = await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
 
