@@ -86,8 +86,6 @@ def free_frames(task: asyncio.Task[Any]) -> None:
     The error that ended it has them, and through them nearly all of the run, the error included. The garbage collector
     would find that only when it looks at everything, which takes it longer than ten requests do.
     """
-    if not task.cancelled():
-        return
     try:
         task.result()
     except asyncio.CancelledError as cancelled:
