@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
-import warnings
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from agents import Agent, RunConfig, RunHooks, Runner, RunResultStreaming, RunState, Session, TResponseInputItem
@@ -26,6 +21,7 @@ from inngest_agents.rewind import Rewind
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.streamed import DurableRunResultStreaming, as_durable_result, start_streamed
 from inngest_agents.summary import report_failure, summarize
+from inngest_agents.thread_loop import run_in_thread_loop
 from inngest_agents.unsupported import refuse_unsupported
 
 __all__ = ["DurableRunner"]
@@ -297,43 +293,3 @@ def _chosen(options: DurableOptions | None) -> DurableOptions:
     if not isinstance(options, DurableOptions):
         raise non_retriable(TypeError(f"options must be DurableOptions(…), not {options!r}"))
     return options
-
-
-def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:
-    """Run a coroutine in this thread's event loop, as `Runner.run_sync` does: what sessions bound to it stays usable.
-
-    Where that loop is running (Tornado calls sync functions from it), the coroutine gets a thread and a loop of its
-    own; the caller's waits, as for anything else that a sync function does.
-    """
-    if _is_loop_running():
-        context = contextvars.copy_context()
-        with ThreadPoolExecutor(1, "inngest-agents-run-sync") as threads:
-            return threads.submit(context.run, lambda: asyncio.run(_coroutine(main))).result()
-    policy = asyncio.get_event_loop_policy()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            loop = policy.get_event_loop()
-        except RuntimeError:
-            loop = policy.new_event_loop()
-            policy.set_event_loop(loop)
-    if loop.is_closed():
-        loop = policy.new_event_loop()
-        policy.set_event_loop(loop)
-    task = loop.create_task(_coroutine(main))
-    try:
-        return loop.run_until_complete(task)
-    finally:
-        loop.run_until_complete(loop.shutdown_asyncgens())
-
-
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
-
-
-async def _coroutine(main: Callable[[], Awaitable[T]]) -> T:
-    return await main()

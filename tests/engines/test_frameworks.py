@@ -184,7 +184,11 @@ def test_a_session_serves_several_sync_runs(engine: EngineUnderTest, host: Host)
             items: Any = await session.get_items()
             return [item["content"] for item in items if item.get("role") == "user"]
 
-        return ctx.step.run("read", lambda: asyncio.new_event_loop().run_until_complete(read()))
+        def read_in_loop_of_its_own() -> list[str]:
+            with contextlib.closing(asyncio.new_event_loop()) as loop:
+                return loop.run_until_complete(read())
+
+        return ctx.step.run("read", read_in_loop_of_its_own)
 
     if host is hosts.tornado:
         pytest.skip("the step itself would start a loop where Tornado's runs")

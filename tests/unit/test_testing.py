@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, cast
 
 import inngest
@@ -57,8 +58,13 @@ async def test_the_mock_engine_of_inngest_runs_a_durable_agent() -> None:
     async def run(ctx: inngest.Context) -> Any:
         return (await DurableRunner.run(agent, "hi", step=ctx.step)).to_dict()
 
-    # It has an event loop of its own.
-    ended = await asyncio.to_thread(mocked.trigger, run, inngest.Event(name="run"), mocked.Inngest(app_id="mocked"))
+    def trigger() -> Any:
+        # The mock takes the loop of its thread; where there is none it makes one for each request, and closes none.
+        with contextlib.closing(asyncio.new_event_loop()) as loop:
+            asyncio.set_event_loop(loop)
+            return mocked.trigger(run, inngest.Event(name="run"), mocked.Inngest(app_id="mocked"))
+
+    ended = await asyncio.to_thread(trigger)
     assert ended.status is mocked.Status.COMPLETED
     assert cast("Any", ended.output)["final_output"] == "done"
     assert sorted(done) == ["a", "b"]
