@@ -5,7 +5,7 @@ A run's state grows with each memo and is sent with each request, so nothing is 
 items) is derived from there by `_derived`, and only where a record differs from it is that stored; a null stands for a
 field that the record does not have. So `unpack(memo_of(record))` is the record again, whatever `_derived` guesses.
 
-What each model call has besides is in a list `model` (see `model_words`).
+What each model call has besides is in a list `model` (see `model_metadata`).
 
 The place in the order and the id of the tool call are not stored: who asks for the step knows them.
 """
@@ -20,7 +20,7 @@ from typing import Any, Final
 from inngest_agents import item_form, memo_head
 from inngest_agents.memo_head import Head
 from inngest_agents.stats._compact import JsonDict
-from inngest_agents.stats.model_words import Said, listed, requested_in, said_in, said_of
+from inngest_agents.stats.model_metadata import ModelMetadata, as_list, metadata_in, metadata_of, requested_in
 from inngest_agents.stats.records import (
     NO_PRICE,
     TOOL_KINDS,
@@ -66,13 +66,13 @@ def memo_of(record: StepRecord, output: Any, asked: str = "") -> JsonDict:
     if text is None:
         full["at"] = [head.started_at, head.duration]
         text = memo_head.write(Head(head.step_id, asked))
-    said = said_of(record)
-    known = _derived(record.kind, record.step_id, output, said)
+    metadata = metadata_of(record)
+    known = _derived(record.kind, record.step_id, output, metadata)
     known["kind"] = _kind_in(record.step_id)
     stored = _difference(full, known)
     memo: JsonDict = {"output": output, "step": text}
-    if said is not None:
-        memo["model"] = listed(said)
+    if metadata is not None:
+        memo["model"] = as_list(metadata)
     if stored:
         memo["record"] = stored
     return memo
@@ -97,8 +97,8 @@ def unpack(memo: Mapping[str, Any], asked: Mapping[str, Any] | None = None) -> S
         return StepRecord.from_dict(stored)
     stored.pop("at", None)
     kind = stored.get("kind") or _kind_in(head.step_id)
-    said = said_in(memo)
-    known = _derived(kind, head.step_id, memo.get("output"), said or _said_before(kind, stored))
+    metadata = metadata_in(memo)
+    known = _derived(kind, head.step_id, memo.get("output"), metadata or _metadata_before(kind, stored))
     own = {name: value for name, value in (asked or {}).items() if name in _ASKER_KNOWS}
     told = {"kind": kind, "step_id": head.step_id, "started_at": head.started_at, "duration": head.duration}
     return StepRecord.from_dict({**own, **told, **_merged(known, stored)})
@@ -177,13 +177,13 @@ def _kind_in(step_id: str) -> StepKind | None:
     return "tool" if _TOOL_LABEL.match(label) else None
 
 
-def _said_before(kind: str | None, stored: Mapping[str, Any]) -> Said | None:
+def _metadata_before(kind: str | None, stored: Mapping[str, Any]) -> ModelMetadata | None:
     """The same of a memo of an earlier version, which had a price at all times, and all of it in its record."""
     if kind != "model":
         return None
     price = (stored.get("usage") or {}).get("price", {})
     is_priced = price is None or price.get("usd") is not None
-    return Said(stored.get("name") or "", price={"usd": None} if is_priced else {})
+    return ModelMetadata(stored.get("name") or "", price={"usd": None} if is_priced else {})
 
 
 def _long(stored: Mapping[str, Any]) -> JsonDict:
@@ -206,25 +206,27 @@ def _named(kind: str | None, step_id: str, requested: str = "") -> JsonDict:
     return {"name": what} if what else {}
 
 
-def _derived(kind: str | None, step_id: str, output: Any, said: Said | None) -> JsonDict:
+def _derived(kind: str | None, step_id: str, output: Any, metadata: ModelMetadata | None) -> JsonDict:
     """The fields of a record, as `StepRecord.to_dict` writes them, as far as its id and its step's memo tell."""
-    known = _named(kind, step_id, said.requested if said is not None else "")
+    known = _named(kind, step_id, metadata.requested if metadata is not None else "")
     way = step_id.split("/")[:-1]
     if len(way) > 1:
         known["path"] = way
-    used = usage_in(output) if said is not None and isinstance(output, Mapping) else None
-    if said is not None and used is not None:
+    used = usage_in(output) if metadata is not None and isinstance(output, Mapping) else None
+    if metadata is not None and used is not None:
         event = output.get("event")
         response = event.get("response", {}) if isinstance(event, Mapping) else output
         known["counts"] = _counts(response.get("output") or ())
         known["response_id"] = response.get("response_id") or response.get("id") or ""
-        if said.finish_reasons:
-            known["finish_reasons"] = list(said.finish_reasons)
+        if metadata.finish_reasons:
+            known["finish_reasons"] = list(metadata.finish_reasons)
         answer: Any = SimpleNamespace(usage=_usage(used), raw_usage=output.get("raw_usage"))
-        usage = usage_from_response(answer, model=said.answered, requested_model=said.requested, provider=said.provider)
+        usage = usage_from_response(
+            answer, model=metadata.answered, requested_model=metadata.requested, provider=metadata.provider
+        )
         known["usage"] = usage.to_dict()
-        if said.price is not None:
-            known["usage"]["price"] = _price(said.price, usage.billed_model)
+        if metadata.price is not None:
+            known["usage"]["price"] = _price(metadata.price, usage.billed_model)
     return known
 
 
@@ -232,10 +234,10 @@ def _counts(items: Iterable[Any]) -> JsonDict:
     return count_items({"type": item_form.type_of(item)} for item in items).to_dict()
 
 
-def _price(said: Mapping[str, Any], model: str) -> JsonDict:
+def _price(price: Mapping[str, Any], model: str) -> JsonDict:
     """A price as it mostly is: known, by the table's entry of the model; or unknown, as there is no such entry."""
-    known = {"source": "litellm", **said}
-    return {**known, "model": model} if "usd" in said else {**known, "reason": NO_PRICE.format(model=model)}
+    known = {"source": "litellm", **price}
+    return {**known, "model": model} if "usd" in price else {**known, "reason": NO_PRICE.format(model=model)}
 
 
 def _usage(data: Mapping[str, Any]) -> SimpleNamespace:

@@ -15,10 +15,10 @@ from inngest_agents.stats.records import StepRecord
 
 _HASH_SIGN: Final = ("+sha256:", "#")
 """What a price table's version has before its digest, and what is stored for it."""
-_NOT_SAID: Final = ("", "", "", "", None)
+_EMPTY: Final = ("", "", "", "", None)
 
 
-class Said(NamedTuple):
+class ModelMetadata(NamedTuple):
     """What a model call has in its memo besides its response: the fields of its record that lie in `model`."""
 
     requested: str
@@ -29,43 +29,50 @@ class Said(NamedTuple):
     finish_reasons: tuple[str, ...] = ()
 
 
-def said_of(record: StepRecord) -> Said | None:
+def metadata_of(record: StepRecord) -> ModelMetadata | None:
     """What the list shall tell of a record; None for a step that is no model call."""
     if record.kind != "model":
         return None
     usage, price = record.usage, None
     if usage is None:
-        return Said(record.name, finish_reasons=record.finish_reasons)
+        return ModelMetadata(record.name, finish_reasons=record.finish_reasons)
     if usage.price is not None and usage.price.version and _HASH_SIGN[1] not in usage.price.version:
         price = {"version": usage.price.version}
         price |= {} if usage.price.usd is None else {"usd": usage.price.usd}
-    return Said(record.name, usage.model, usage.provider, price, record.finish_reasons)
+    return ModelMetadata(record.name, usage.model, usage.provider, price, record.finish_reasons)
 
 
-def listed(said: Said) -> list[str | None]:
+def as_list(metadata: ModelMetadata) -> list[str | None]:
     """The list."""
-    price = said.price or {}
+    price = metadata.price or {}
     version = price.get("version", "").replace(*_HASH_SIGN)
-    words = [said.requested, said.answered, said.provider, version, price.get("usd"), *said.finish_reasons]
-    while words and not words[-1]:
-        words.pop()
-    return words
+    values = [
+        metadata.requested,
+        metadata.answered,
+        metadata.provider,
+        version,
+        price.get("usd"),
+        *metadata.finish_reasons,
+    ]
+    while values and not values[-1]:
+        values.pop()
+    return values
 
 
-def said_in(memo: Mapping[str, Any]) -> Said | None:
-    """Undo `listed`; None if the memo has no such list."""
-    words = memo.get("model")
-    if not isinstance(words, list) or not all(isinstance(word, str | None) for word in words):
+def metadata_in(memo: Mapping[str, Any]) -> ModelMetadata | None:
+    """Undo `as_list`; None if the memo has no such list."""
+    values = memo.get("model")
+    if not isinstance(values, list) or not all(isinstance(word, str | None) for word in values):
         return None
-    whole = [*words, *_NOT_SAID[len(words) :]]
-    (requested, answered, provider, version, usd), reasons = whole[: len(_NOT_SAID)], whole[len(_NOT_SAID) :]
+    whole = [*values, *_EMPTY[len(values) :]]
+    (requested, answered, provider, version, usd), reasons = whole[: len(_EMPTY)], whole[len(_EMPTY) :]
     price = {"version": version.replace(*reversed(_HASH_SIGN))} if version else None
     if price is not None and usd is not None:
         price["usd"] = usd
-    return Said(requested, answered, provider, price, tuple(reasons))
+    return ModelMetadata(requested, answered, provider, price, tuple(reasons))
 
 
 def requested_in(memo: Mapping[str, Any]) -> str:
     """The model that was asked for, if the memo tells; each step of a replay is compared by it."""
-    words = memo.get("model")
-    return words[0] if isinstance(words, list) and words and isinstance(words[0], str) else ""
+    values = memo.get("model")
+    return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else ""
