@@ -89,6 +89,17 @@ class Lost(SQLiteSession):
         raise asyncio.CancelledError("lost the connection")
 
 
+async def test_a_session_that_is_cancelled_from_within_ends_the_run_with_its_own_error() -> None:
+    def agent() -> Agent[Any]:
+        return Agent(name="a", model=ScriptedModel([[assistant_message("done")]]))
+
+    plain = Runner.run(agent(), "hi", session=Lost("s"))
+    durable = replayed(lambda step: DurableRunner.run(agent(), "hi", step=step, session=Lost("s")))
+    for run in (plain, durable):
+        with pytest.raises(asyncio.CancelledError, match="lost the connection"):
+            await run
+
+
 async def test_a_session_that_is_cancelled_from_within_does_not_end_a_stream_as_if_all_were_well() -> None:
     agent = Agent(name="a", model=ScriptedModel([[assistant_message("done")]]))
     session = Lost("s")
