@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -119,12 +120,21 @@ def _started(sample: Sample) -> float:
 def flatness(row: Row) -> float | None:
     """The largest overhead per step by the smallest, over the run lengths; 1 is flat.
 
-    Slopes between neighbouring lengths were tried: the noise of two long plain runs was larger than what they compare.
+    Of `further_steps` it would be the noise: two long plain runs differ by more than what is compared there.
     """
     if any(workload.name not in row.pairs for workload in LENGTHS):
         return None
     medians = [overhead(row.pairs[workload.name], workload).median for workload in LENGTHS]
     return max(medians) / min(medians) if min(medians) > 0 else None
+
+
+def further_steps(row: Row) -> list[float]:
+    """Seconds that each further step costs from one run length to the next: without what a run costs once."""
+    found = [workload for workload in LENGTHS if workload.name in row.pairs]
+    whole = [overhead(row.pairs[workload.name], workload).median * (workload.steps - 1) for workload in found]
+    steps = [workload.steps for workload in found]
+    pairs = zip(itertools.pairwise(whole), itertools.pairwise(steps), strict=True)
+    return [(after - before) / (more - fewer) for (before, after), (fewer, more) in pairs]
 
 
 def growth(row: Row) -> float | None:

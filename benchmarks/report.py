@@ -89,6 +89,7 @@ def _summary(rows: Sequence[Row]) -> Table:
                 f"{slope * MILLI:.2f}" if slope is not None else "-",
                 f"{flat:.2f}" if flat is not None else "-",
                 f"{growth:.2f}" if growth is not None else "-",
+                ", ".join(f"{further * MILLI:.2f}" for further in figures.further_steps(row)) or "-",
                 _spread(figures.latency(row, "start"), digits=0),
                 _spread(figures.latency(row, "finish"), digits=0),
                 f"{figures.ratio(real).median:.3f}" if real else "-",
@@ -103,6 +104,7 @@ def _summary(rows: Sequence[Row]) -> Table:
             "slope, ms per step",
             "flatness",
             "growth",
+            "further steps, ms",
             "start, ms",
             "finish, ms",
             "real, × plain",
@@ -110,8 +112,9 @@ def _summary(rows: Sequence[Row]) -> Table:
         ),
         cells,
         "slope: ((wall(100) - plain(100)) - (wall(10) - plain(10))) / 180, each without its start. flatness: largest "
-        "by smallest overhead per step, (10,1) to (200,1). growth: that of (200,1) by that of (10,1). start: until the "
-        "first model call. finish: from the last model call to the result. real: "
+        "by smallest overhead per step, (10,1) to (200,1). growth: that of (200,1) by that of (10,1). further steps: "
+        "what each costs from one of these lengths to the next. start: until the first model call. finish: from the "
+        "last model call to the result. real: "
         f"{REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} parallel tools of "
         f"{REALISTIC.tool_ms} ms.",
     )

@@ -178,6 +178,15 @@ def test_flatness_is_the_largest_overhead_by_the_smallest_and_growth_the_last_by
     assert figures.flatness(row) is None
 
 
+def test_further_steps_leave_out_what_a_run_costs_once() -> None:
+    row, once = Row("x"), 0.020
+    for turns in (10, 50, 200):
+        steps = Workload(turns, 1).steps - 1
+        row.pairs[f"{turns}x1"] = pairs_of(Workload(turns, 1), once / steps + 0.001)
+    assert figures.further_steps(row) == [pytest.approx(0.001)] * 2
+    assert figures.further_steps(Row("x")) == []
+
+
 def test_latencies_are_those_of_the_instant_workloads() -> None:
     row = Row("x", pairs={"10x1": pairs_of(Workload(10, 1), 0.0, start=0.1)})
     row.pairs[REALISTIC.name] = pairs_of(REALISTIC, 0.0, start=9.0)
