@@ -220,10 +220,11 @@ class Driver:
     async def _forget(self, loop: Loop) -> None:
         is_cut = self._end.is_over or (loop.inner is not None and not loop.inner.done())
         await self._cancel(loop)
-        if loop.inner is not None and not loop.inner.cancelled():
-            loop.inner.exception()  # looked at, also where the request has ended with another answer
-        elif loop.inner is not None and is_cut:  # else the user's code has raised this, and the caller gets it
-            free_frames(loop.inner)
+        if loop.inner is not None:
+            if not loop.inner.cancelled():
+                loop.inner.exception()  # looked at, also where the request has ended with another answer
+            elif is_cut:  # else the user's code has raised this, and the caller gets it
+                free_frames(loop.inner)
         # Its context has the loop in it: the run's result, and all that it holds, would wait for the garbage collector.
         loop.inner = None
         if loop in self._loops:

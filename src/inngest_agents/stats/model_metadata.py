@@ -62,7 +62,7 @@ def as_list(metadata: ModelMetadata) -> list[str | None]:
 def metadata_in(memo: Mapping[str, Any]) -> ModelMetadata | None:
     """Undo `as_list`; None if the memo has no such list."""
     values = memo.get("model")
-    if not isinstance(values, list) or not all(isinstance(word, str | None) for word in values):
+    if not isinstance(values, list) or not all(isinstance(value, str | None) for value in values):
         return None
     whole = [*values, *_EMPTY[len(values) :]]
     (requested, answered, provider, version, usd), reasons = whole[: len(_EMPTY)], whole[len(_EMPTY) :]
