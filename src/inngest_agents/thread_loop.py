@@ -12,6 +12,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_is_here: contextvars.ContextVar[bool] = contextvars.ContextVar("inngest_agents_thread_loop", default=False)
+
+
+def is_in_thread_loop() -> bool:
+    """Whether the caller runs inside `run_in_thread_loop`: other threads have other loops at the same time."""
+    return _is_here.get()
+
 
 def run_in_thread_loop(main: Callable[[], Awaitable[T]]) -> T:
     """Run a coroutine in this thread's event loop, as `Runner.run_sync` does: what sessions bound to it stays usable.
@@ -81,4 +88,5 @@ def _is_loop_running() -> bool:
 
 
 async def _coroutine(main: Callable[[], Awaitable[T]]) -> T:
+    _is_here.set(True)  # for this task, and for all that it starts
     return await main()

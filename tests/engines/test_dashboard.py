@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import json
-import sys
-import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import inngest
@@ -19,43 +14,19 @@ from openai import AsyncAzureOpenAI
 
 from inngest_agents import DurableOptions, DurableRunner
 
+from . import provider
 from .harness import EngineUnderTest, StepOutcome
 
 QUIET = RunConfig(tracing_disabled=True)
 
 
-def _local_provider() -> Any:
-    """The scripted provider of the unit tests, which are no package."""
-    path = Path(__file__).parents[1] / "unit" / "provider" / "openai_server.py"
-    spec = importlib.util.spec_from_file_location("scripted_provider", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def base_url() -> Iterator[str]:
-    """A provider that orders a tool call and then answers, in a thread of its own."""
-    openai_server = _local_provider()
-    ready, over = threading.Event(), threading.Event()
-    url: list[str] = []
-
-    async def serve() -> None:
-        order = openai_server.Reply(call=("stock", {"what": "mugs"}, "call_1"))
-        async with openai_server.provider(order, openai_server.Reply(text="7 mugs")) as served:
-            url.append(served.base_url)
-            ready.set()
-            await asyncio.to_thread(over.wait)
-
-    thread = threading.Thread(target=lambda: asyncio.run(serve()))
-    thread.start()
-    assert ready.wait(10)
-    yield url[0]
-    over.set()
-    thread.join(10)
+    """A provider that orders a tool call and then answers."""
+    openai_server = provider.scripted()
+    order = openai_server.Reply(call=("stock", {"what": "mugs"}, "call_1"))
+    with provider.serving(order, openai_server.Reply(text="7 mugs")) as served:
+        yield served.base_url
 
 
 def shown(engine: EngineUnderTest, run_id: str, count: int) -> dict[str, StepOutcome]:

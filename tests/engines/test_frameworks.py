@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import inngest
 import pytest
-from agents import Agent, RunConfig, SQLiteSession, function_tool
+from agents import (
+    Agent,
+    OpenAIChatCompletionsModel,
+    OpenAIResponsesModel,
+    RunConfig,
+    Runner,
+    SQLiteSession,
+    function_tool,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
+from openai import AsyncOpenAI
 
 from inngest_agents import DurableOptions, DurableRunner
 
-from . import hosts
+from . import hosts, provider
 
 if TYPE_CHECKING:
     from .harness import EngineUnderTest
@@ -168,6 +177,31 @@ def test_threads_do_not_grow_with_the_requests(embedded: EngineUnderTest, host: 
         runs = [embedded.send("many") for _ in range(10)]
         assert [embedded.wait(run).output for run in runs] == ["posted"] * 10
         assert settles_at(before + 2)
+
+
+@pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
+@pytest.mark.parametrize("model", [OpenAIChatCompletionsModel, OpenAIResponsesModel], ids=["chat", "responses"])
+@pytest.mark.parametrize("in_tool", [False, True], ids=["durable", "plain in a tool"])
+def test_threads_share_a_client_of_openai(embedded: EngineUnderTest, host: Host, model: Any, in_tool: bool) -> None:
+    """A connection that one of them has opened is none for the event loop of another; no attempt may be lost to it."""
+    with provider.serving(provider.scripted().Reply()) as asked:
+        client = AsyncOpenAI(api_key="k", base_url=asked.base_url, max_retries=0)
+        clerk = Agent(name="clerk", model=model("gpt-4o", client))
+
+        @function_tool(failure_error_function=None)
+        async def colleague() -> str:
+            return str((await Runner.run(clerk, "and?", run_config=QUIET)).final_output)
+
+        @embedded.client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event="ask"), retries=0)
+        def ask(ctx: inngest.ContextSync) -> Any:
+            script: Any = [[function_call("colleague", {}, call_id="c")], [assistant_message("hello")]]
+            office = Agent(name="office", model=ScriptedModel(script), tools=[colleague])
+            agent = office if in_tool else clerk
+            return DurableRunner.run_sync(agent, "go", step=ctx.step, run_config=QUIET).final_output
+
+        with served(embedded, host, ask):
+            assert [embedded.run("ask").output for _ in range(4)] == ["hello"] * 4
+        assert len(asked.requests) == 4
 
 
 @pytest.mark.parametrize("host", SYNC, ids=names(SYNC))

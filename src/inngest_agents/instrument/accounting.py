@@ -16,6 +16,7 @@ from agents import ModelResponse
 from agents.models.interface import Model
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents.instrument.connections import keep_no_connection
 from inngest_agents.instrument.forwarding import ForwardingModel
 from inngest_agents.journal import Journal, StepScope
 from inngest_agents.stats.pricing import with_price
@@ -204,7 +205,8 @@ class CountedModel(ForwardingModel):
         """One call of the model."""
         with collecting() as answer:
             try:
-                response = await self._inner.get_response(*args, **kwargs)
+                given, named = keep_no_connection(self._inner, args, kwargs)
+                response = await self._inner.get_response(*given, **named)
             except BaseException:
                 self._note(answer.billed(self._inner, self._requested))
                 raise
@@ -216,7 +218,8 @@ class CountedModel(ForwardingModel):
         from inngest_agents.instrument.streaming import last_response
 
         items: list[Any] = []
-        async for event in self._inner.stream_response(*args, **kwargs):
+        given, named = keep_no_connection(self._inner, args, kwargs)
+        async for event in self._inner.stream_response(*given, **named):
             response, is_complete = last_response(event, items)
             if response is not None:
                 answer = Answer()

@@ -25,6 +25,7 @@ from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument import accounting, admission
 from inngest_agents.instrument._steps import run_step
+from inngest_agents.instrument.connections import keep_no_connection
 from inngest_agents.instrument.forwarding import ForwardingModel
 from inngest_agents.journal import (
     Journal,
@@ -104,8 +105,9 @@ class DurableModel(ForwardingModel):
             return await self._inner.get_response(*args, **kwargs)
 
         async def call(_: StepScope) -> ModelResponse:
+            given, named = keep_no_connection(self._inner, args, kwargs)
             async with model_timeout(settings_of(args, kwargs)):
-                return await self._inner.get_response(*args, **kwargs)
+                return await self._inner.get_response(*given, **named)
 
         response: ModelResponse = await self.step(
             journal,
