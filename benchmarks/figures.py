@@ -30,7 +30,9 @@ class State(NamedTuple):
 
     bytes: int
     json: int
-    """The JSON of what the model and the tools answered, by itself."""
+    """The JSON of what the model and the tools answered, by itself, without what nobody has set."""
+    full: int
+    """The same with all fields of the model's answers."""
     steps: int
 
 

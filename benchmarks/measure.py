@@ -18,10 +18,13 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from . import ledger
-from .workloads import Workload, agent_for, run_options
+from .workloads import Workload, agent_for, all_at_once, run_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Contender(Protocol):
@@ -183,7 +186,8 @@ async def _state(contender: Contender, workload: Workload, prompt: str) -> None:
     """Compare what the engine keeps of a run with what the model and the tools answered."""
     held = await contender.state(prompt)
     if held is not None:
-        emit("state", workload=workload.name, bytes=held, json=await output_bytes(workload), steps=workload.steps)
+        outputs = await output_bytes(workload)
+        emit("state", workload=workload.name, bytes=held, steps=workload.steps, **outputs._asdict())
 
 
 async def _memory(contender: Contender, number: int, runs: int) -> None:
@@ -193,20 +197,31 @@ async def _memory(contender: Contender, number: int, runs: int) -> None:
     os.environ[ledger.ENV] = str(Path(os.environ[ledger.ENV]).with_name(f"ledger-{number}"))
     began = time.monotonic()
     names = [uuid.uuid4().hex[:12] for _ in range(runs)]
-    await asyncio.gather(*(contender.one_of_many(workload.prompt(name)) for name in names))
-    seconds, held = time.monotonic() - began, rss()
+    with all_at_once(names):
+        await asyncio.gather(*(contender.one_of_many(workload.prompt(name)) for name in names))
+    seconds, held = time.monotonic() - began, memory()
     executed = ledger.read(os.environ[ledger.ENV])
     exact = all(executed[name].exactly_once(workload.models, workload.tool_calls) for name in names)
-    emit("memory", round=number, runs=runs, rss=held, seconds=seconds, exact=exact)
+    emit("memory", round=number, runs=runs, rss=held.now, peak=held.peak, seconds=seconds, exact=exact)
 
 
-async def output_bytes(workload: Workload) -> int:
-    """The JSON of all that the model and the tools answered in a run, by itself."""
-    from agents import Runner, ToolCallOutputItem
+class OutputBytes(NamedTuple):
+    """How long the JSON is of all that the model and the tools answered in a run, by itself."""
+
+    json: int
+    """Without the fields that nobody has set; of the usage, only the counts."""
+    full: int
+    """With all fields of the model's answers, as pydantic writes them."""
+
+
+async def output_bytes(workload: Workload) -> OutputBytes:
+    """Make a plain run of the workload, and count."""
+    from agents import ModelResponse, Runner, ToolCallOutputItem
+    from pydantic import TypeAdapter
 
     prompt = workload.prompt("size")
     result = await Runner.run(agent_for(prompt), prompt, **run_options())
-    answers = [
+    set_by_someone = [
         {
             "output": [o.model_dump(mode="json", by_alias=True, exclude_unset=True) for o in response.output],
             "usage": {k: v for k, v in asdict(response.usage).items() if isinstance(v, int)},
@@ -214,20 +229,33 @@ async def output_bytes(workload: Workload) -> int:
         }
         for response in result.raw_responses
     ]
-    outputs = [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
-    return sum(len(json.dumps(value, separators=(",", ":"))) for value in (*answers, *outputs))
+    full = sum(len(TypeAdapter(ModelResponse).dump_json(response)) for response in result.raw_responses)
+    outputs = _length(item.output for item in result.new_items if isinstance(item, ToolCallOutputItem))
+    return OutputBytes(json=_length(set_by_someone) + outputs, full=full + outputs)
 
 
-def rss() -> int:
-    """How many bytes of memory this process holds now (at most so far, where the system does not say now)."""
+def _length(values: Iterable[Any]) -> int:
+    return sum(len(json.dumps(value, separators=(",", ":"))) for value in values)
+
+
+class Memory(NamedTuple):
+    """Bytes of memory that this process holds."""
+
+    now: int
+    peak: int
+    """The most so far."""
+
+
+def memory() -> Memory:
+    """What this process holds now (at most so far, where the system does not say now), and at most."""
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmRSS"))
-        return int(line.split()[1]) * 1024
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return Memory(*(int(lines[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM")))
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return Memory(*2 * [peak if sys.platform == "darwin" else peak * 1024])
 
 
 def versions(contender: Contender) -> dict[str, str]:

@@ -19,7 +19,7 @@ from openai.types.responses import ResponseFunctionToolCall, ResponseOutputMessa
 from . import ledger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
     from agents import Tool
     from agents.items import TResponseOutputItem, TResponseStreamEvent
@@ -112,6 +112,35 @@ def _end_of_step() -> None:
             raise Cut
 
 
+class Meeting:
+    """Holds up the first model call of each of some runs until all are there: they are under way at the same time."""
+
+    def __init__(self, runs: Iterable[str]) -> None:
+        self._missing = set(runs)
+        self._complete = asyncio.Event()
+
+    async def come(self, run: str) -> None:
+        """Wait for the others; whoever is not expected, or comes again, waits no longer than they do."""
+        self._missing.discard(run)
+        if not self._missing:
+            self._complete.set()
+        await self._complete.wait()
+
+
+_meeting: Meeting | None = None
+
+
+@contextlib.contextmanager
+def all_at_once(runs: Iterable[str]) -> Iterator[None]:
+    """Let these runs of this process make their first model call at the same time."""
+    global _meeting  # noqa: PLW0603  servers answer in contexts of their own, so that no context variable gets there
+    _meeting = Meeting(runs)
+    try:
+        yield
+    finally:
+        _meeting = None
+
+
 class InstantModel(Model):
     """Calls the tools for as many turns as the prompt says, then answers."""
 
@@ -126,6 +155,8 @@ class InstantModel(Model):
         work = json.loads(_prompt(input))
         turn = turn_of(input)
         ledger.note(work["run"], f"model:{turn}")
+        if _meeting is not None and turn == 0:
+            await _meeting.come(work["run"])
         if work["model_ms"]:
             await asyncio.sleep(work["model_ms"] / 1000)
         output = next_output(input)

@@ -56,12 +56,13 @@ class Functions:
 
     client: inngest.Inngest
     checkpoint: bool
-    max_runtime: float | None = DurableOptions().max_runtime
     ended: dict[str, asyncio.Future[Returned]] = field(default_factory=dict)
     """By prompt, so that nobody has to ask the engine all the time."""
 
     def __post_init__(self) -> None:
-        options = DurableOptions(checkpoint=self.checkpoint, max_runtime=self.max_runtime)
+        # A thousand runs at a time take about as long as the 50 s after which a request is to end, and longer where the
+        # machine is slower. So do their replays on two cores, and each request would then get one step further.
+        options = DurableOptions(checkpoint=self.checkpoint, max_runtime=None)
 
         @self.client.create_function(fn_id="run-agent", trigger=inngest.TriggerEvent(event=EVENT))
         async def run_agent(ctx: inngest.Context) -> str:
@@ -74,8 +75,15 @@ class Functions:
                 ended.set_result(Returned(ctx.run_id, str(result.final_output)))
             return str(result.final_output)
 
+        @self.client.create_function(fn_id="run-plain", trigger=inngest.TriggerEvent(event=f"{EVENT}-plain"))
+        async def run_plain(ctx: inngest.Context) -> str:
+            """A plain pass as a request: what a replay is compared with, and nobody sends its event."""
+            with contextlib.suppress(workloads.Cut):
+                return await measure.plain(str(ctx.event.data["prompt"]))
+            return "cut"
+
         app = FastAPI()
-        inngest.fast_api.serve(app, self.client, [run_agent])
+        inngest.fast_api.serve(app, self.client, [run_agent, run_plain])
         self.recorder = replays.Recorder(app)
 
     def ended_as(self, prompt: str) -> asyncio.Future[Returned]:
@@ -173,9 +181,7 @@ class DevServer:
         origin = f"http://127.0.0.1:{port}"
         # As for a user who writes `inngest.Inngest(app_id=…)` and sets INNGEST_DEV.
         client = inngest.Inngest(app_id="bench", is_production=False, api_base_url=origin, event_api_base_url=origin)
-        # A thousand runs at a time take longer than the 50 s after which a request is to end. So do their replays on a
-        # machine of two cores, and each request would then get one step further.
-        self.functions = Functions(client, self.checkpoint, max_runtime=None)
+        self.functions = Functions(client, self.checkpoint)
         url = await self.functions.serve()
         command = [self.program, "dev", "--no-discovery", "--no-poll", "-u", url, "-p", str(port)]
         command += ["--connect-gateway-port", str(gateway), "--log-level", "error"]
@@ -274,7 +280,7 @@ class EmbeddedStandard(Embedded):
     async def extras(self) -> None:
         """Measure replays."""
         for workload in (workloads.Workload(10, 1), workloads.Workload(50, 1)):
-            await replays.compare(self.run, self.functions.recorder, workload)
+            await replays.compare(self.run, self.functions.recorder, workload, durable="run-agent", plain="run-plain")
 
 
 def choose(plan: Plan) -> Any:

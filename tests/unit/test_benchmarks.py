@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ from benchmarks import environments, figures, ledger, lineup, measure, report, w
 from benchmarks.figures import Pair, Row, Spread
 from benchmarks.measure import Plan, Sample
 from benchmarks.rows import replays
+from benchmarks.rows.durable import EmbeddedStandard
 from benchmarks.rows.plain import Plain
 from benchmarks.workloads import INSTANT, REALISTIC, Workload
 
@@ -88,7 +90,31 @@ async def test_the_tools_answer_as_long_as_the_workload_says(book: Path) -> None
     long = await measure.output_bytes(Workload(5, 1, payload=1100))
 
     # Besides the answers, each tool call states the payload once, in one more digit.
-    assert long - short == 5 * 1000 + 5
+    assert long.json - short.json == 5 * 1000 + 5
+    assert long.full - short.full == 5 * 1000 + 5
+
+
+async def test_the_whole_json_of_the_answers_has_the_fields_that_nobody_has_set(book: Path) -> None:
+    found = await measure.output_bytes(Workload(2, 1))
+
+    # In each of the 2 calls `async_`, `caller` and `namespace` are null, and no details of usage are left out.
+    assert found.full - found.json > 2 * len('"async_":null,"caller":null,"namespace":null,')
+
+
+async def test_runs_that_meet_are_under_way_at_the_same_time(book: Path) -> None:
+    runs = ["a", "b", "c"]
+    with workloads.all_at_once(runs):
+        first = asyncio.create_task(measure.plain(Workload(2, 1).prompt("a")))
+        again = asyncio.create_task(measure.plain(Workload(2, 1).prompt("a")))
+        second = asyncio.create_task(measure.plain(Workload(2, 1).prompt("b")))
+        await asyncio.sleep(0.1)
+        before = ledger.read(book)
+        last = await measure.plain(Workload(2, 1).prompt("c"))
+        outputs = [await first, await again, await second, last]
+
+    assert {run: dict(found.counts) for run, found in before.items()} == {"a": {"model:0": 2}, "b": {"model:0": 1}}
+    assert outputs == ["2 turns done"] * 4
+    assert await measure.plain(Workload(1, 1).prompt("d")) == "1 turns done"  # on its own again
 
 
 async def test_openai_s_model_makes_the_same_calls_with_ids_as_long_as_the_api_s(book: Path) -> None:
@@ -240,8 +266,8 @@ def test_what_only_some_rows_tell_gets_tables_too() -> None:
     lines: list[dict[str, Any]] = [
         {"kind": "sample", **sample},
         {"kind": "sample", **sample, "mode": "durable"},
-        {"kind": "state", "workload": "50x1", "bytes": 2020, "json": 1000, "steps": 101},
-        {"kind": "memory", "round": 0, "runs": 7, "rss": 42_000_000, "seconds": 1.5, "exact": True},
+        {"kind": "state", "workload": "50x1", "bytes": 2020, "json": 1000, "full": 2525, "steps": 101},
+        {"kind": "memory", "round": 0, "runs": 7, "rss": 42_000_000, "peak": 43_000_000, "seconds": 1.5, "exact": True},
         {
             "kind": "replay",
             "workload": "50x1",
@@ -252,14 +278,15 @@ def test_what_only_some_rows_tell_gets_tables_too() -> None:
             "plain": 0.1,
             "cpu_per_request": 0.25,
             "cpu_ratio": 1.5,
+            "cpu_ratio_served": 1.25,
         },
     ]
 
     text = "\n".join(table.markdown() for table in report.tables([figures.collect("x", lines)], ""))
 
-    assert "| x | - | 20 | - | - | 2.02 | - |" in text
-    assert "| x | 50x1 | 101 | 1.12 | 1.06 | 102 | 250.0 | 1.50 |" in text
-    assert "| x | 7 | 42 | 42 | 42 | 42 | 1.5 |" in text
+    assert "| x | - | 20 | - | - | 0.80, 2.02 | - |" in text
+    assert "| x | 50x1 | 101 | 1.12 | 1.06 | 102 | 250.0 | 1.50 | 1.25 |" in text
+    assert "| x | 7 | 42 | 42 | 42 | 43 | 1.5 |" in text
 
 
 def test_the_peers_have_environments_of_their_own() -> None:
@@ -311,3 +338,23 @@ async def test_the_requests_of_a_run_are_recorded_and_made_again() -> None:
     assert bodies == [b"ab", b"ab"]
     with pytest.raises(RuntimeError, match="500"):
         await recorder.again(replays.Request({"type": "http"}, b""))
+
+
+async def test_a_plain_pass_is_made_as_a_request_too(
+    tmp_path: Path, book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row, workload = EmbeddedStandard(), Workload(2, 1)
+    await row.start(tmp_path)
+    try:
+        recorded: list[replays.Request] = []
+        row.functions.recorder.requests = recorded
+        await row.run(workload.prompt("a"))
+        row.functions.recorder.requests = None
+        monkeypatch.setenv(ledger.ENV, str(tmp_path / "second"))
+        request = recorded[0].of("run-plain", instead_of="run-agent")
+        with workloads.cut_after(2):
+            await row.functions.recorder.again(request)
+    finally:
+        await row.stop()
+
+    assert dict(ledger.read(tmp_path / "second")["a"].counts) == {"model:0": 1, "tool:0.0": 1}
