@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
@@ -61,15 +62,29 @@ class _ClosedWithThread:
 
     Flask's own server takes a new thread for each request. A loop that is left to the garbage collector holds its
     selector, its socket pair and its pool of threads until then, and is often told as an "Exception ignored in
-    BaseEventLoop.__del__", where its sockets were collected before itself.
+    BaseEventLoop.__del__", where its sockets were collected before itself. What others have left running in it
+    (LiteLLM has a task in each loop that writes its logs) is cancelled first, as `asyncio.run` does at its end.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
 
     def __del__(self) -> None:
-        if not self._loop.is_running():
+        if self._loop.is_running():
+            return
+        try:
+            if not (self._loop.is_closed() or _is_loop_running() or sys.is_finalizing()):
+                _cancel_tasks(self._loop)
+        finally:
             self._loop.close()
+
+
+def _cancel_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        loop.run_until_complete(asyncio.wait(tasks))
 
 
 class _Thread(threading.local):

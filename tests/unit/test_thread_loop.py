@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from inngest_agents.thread_loop import run_in_thread_loop
@@ -39,6 +39,40 @@ def test_runs_of_a_thread_share_a_loop_that_closes_with_it_and_not_with_the_garb
         assert loop.is_closed()
     finally:
         gc.enable()
+
+
+def test_what_was_left_running_in_the_loop_is_cancelled_at_the_end_of_the_thread() -> None:
+    told: list[str] = []
+
+    async def write_logs() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # it may have something to finish
+            told.append("finished")
+            raise
+
+    async def leave_it() -> asyncio.Task[None]:
+        task = asyncio.create_task(write_logs())
+        await asyncio.sleep(0)
+        return task
+
+    def main() -> asyncio.Task[None]:
+        task = run_in_thread_loop(leave_it)
+        assert run_in_thread_loop(is_running(task))
+        return task
+
+    def is_running(task: asyncio.Task[None]) -> Callable[[], Awaitable[bool]]:
+        async def look() -> bool:
+            await asyncio.sleep(0)
+            return not task.done()
+
+        return look
+
+    task = in_thread(main)
+
+    assert task.cancelled()
+    assert told == ["finished"]
 
 
 def test_a_loop_that_the_thread_lost_is_closed_once_it_has_another() -> None:
