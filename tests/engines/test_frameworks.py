@@ -204,6 +204,32 @@ def test_threads_share_a_client_of_openai(embedded: EngineUnderTest, host: Host,
         assert len(asked.requests) == 4
 
 
+@pytest.mark.parametrize("host", [*ASYNC, hosts.django], ids=names([*ASYNC, hosts.django]))
+@pytest.mark.parametrize("model", [OpenAIChatCompletionsModel, OpenAIResponsesModel], ids=["chat", "responses"])
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+def test_async_functions_share_a_client_of_openai(
+    embedded: EngineUnderTest, host: Host, model: Any, is_streamed: bool
+) -> None:
+    """Flask, and Django under WSGI, have an event loop for each request; the others keep their connection."""
+    with provider.serving(provider.scripted().Reply()) as asked:
+        client = AsyncOpenAI(api_key="k", base_url=asked.base_url, max_retries=0)
+        clerk = Agent(name="clerk", model=model("gpt-4o", client))
+
+        @embedded.client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event="ask"), retries=0)
+        async def ask(ctx: inngest.Context) -> Any:
+            if not is_streamed:
+                return (await DurableRunner.run(clerk, "go", step=ctx.step, run_config=QUIET)).final_output
+            streamed = DurableRunner.run_streamed(clerk, "go", step=ctx.step, run_config=QUIET)
+            async for _ in streamed.stream_events():
+                pass
+            return streamed.final_output
+
+        with served(embedded, host, ask):
+            assert [embedded.run("ask").output for _ in range(4)] == ["hello"] * 4
+        assert len(asked.requests) == 4
+        assert len(asked.connections) == (1 if host in (hosts.fastapi, hosts.django_asgi) else 4)
+
+
 @pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
 def test_a_session_serves_several_sync_runs(engine: EngineUnderTest, host: Host) -> None:
     session = SQLiteSession("s1")

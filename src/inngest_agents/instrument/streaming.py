@@ -30,6 +30,7 @@ from inngest_agents import item_form, sinks
 from inngest_agents.codec import as_written, decode_usage, encode_item, encode_usage
 from inngest_agents.errors import is_memoized
 from inngest_agents.instrument import accounting
+from inngest_agents.instrument.connections import keep_no_connection
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
 from inngest_agents.journal import (
@@ -174,7 +175,12 @@ async def stream_turn(
     journal = current_journal()
     assert journal is not None
     scope = current_scope()
-    live = _Live(journal, scope, lambda: inner.stream_response(*args, **kwargs), args, kwargs)
+
+    def begin() -> Any:
+        given, named = keep_no_connection(inner, args, kwargs)
+        return inner.stream_response(*given, **named)
+
+    live = _Live(journal, scope, begin, args, kwargs)
     answer = asyncio.ensure_future(
         model.step(
             journal,

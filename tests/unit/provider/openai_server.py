@@ -34,6 +34,8 @@ class Provider:
     replies: list[Reply]
     base_url: str = ""
     requests: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    connections: set[int] = dataclasses.field(default_factory=set)
+    """The client's port of each connection that something was asked over."""
 
 
 @contextlib.asynccontextmanager
@@ -50,11 +52,15 @@ async def provider(*replies: Reply) -> AsyncIterator[Provider]:
                 )
                 request = json.loads(await reader.readexactly(length))
                 path = head.split()[1]
+                served.connections.add(writer.get_extra_info("peername")[1])
                 served.requests.append({"path": path, **request})
                 reply = served.replies[min(len(served.requests), len(served.replies)) - 1]
                 await asyncio.sleep(reply.delay)
                 body = json.dumps(_body(path, reply)).encode()
-                headers = {"content-type": "application/json", "content-length": str(len(body)), **reply.headers}
+                kind = "application/json"
+                if request.get("stream") and reply.status == 200:
+                    body, kind = _events(path, json.loads(body)), "text/event-stream"
+                headers = {"content-type": kind, "content-length": str(len(body)), **reply.headers}
                 lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
                 writer.write(f"HTTP/1.1 {reply.status} X\r\n{lines}\r\n".encode())
                 if reply.cut:
@@ -102,6 +108,17 @@ def _body(path: str, reply: Reply) -> dict[str, Any]:
             **reply.more_usage,
         }
     return answer
+
+
+def _events(path: str, answer: dict[str, Any]) -> bytes:
+    """A whole answer as the server-sent events of a stream, in one piece."""
+    if path.endswith("/responses"):
+        done = {"type": "response.completed", "sequence_number": 0, "response": answer}
+        return f"event: response.completed\ndata: {json.dumps(done)}\n\n".encode()
+    (choice,) = answer["choices"]
+    delta = {"index": 0, "delta": choice["message"], "finish_reason": choice["finish_reason"]}
+    chunk = {**answer, "object": "chat.completion.chunk", "choices": [delta]}
+    return f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
 
 
 def _response(reply: Reply) -> dict[str, Any]:
