@@ -23,7 +23,7 @@ import builtins
 import functools
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NoReturn, TypeVar, cast
 
 import inngest
@@ -45,7 +45,10 @@ _NOTES: Final = "\ninngest-agents: "
 of an error but name, message and stack."""
 
 _MAX_ATTRIBUTES: Final = 8_000
-"""How large, as JSON, the attributes of an error may be to be stored with it."""
+"""How large, as JSON, the attributes of an error may be to be stored with it; so for all of its causes together."""
+
+_MAX_CAUSES: Final = 10
+"""How many of them are stored; a cause may lead back to the error itself."""
 
 
 class UnsupportedError(inngest.NonRetriableError):
@@ -133,24 +136,47 @@ def rebuild(memo: MemoError) -> Exception | asyncio.CancelledError:
         error.message = memo.message  # type: ignore[attr-defined]
     if isinstance(error, AgentsException):
         error.run_data = None  # as its constructor does; the SDK fills it in
-    for name, value in _notes(memo.stack).get("attributes", {}).items():
+    notes = _notes(memo.stack)
+    for name, value in notes.get("attributes", {}).items():
         error.__dict__.setdefault(name, value)
+    _attach_causes(error, notes.get("causes", []))
     return _memoized(error)
 
 
-def notes_on(error: BaseException, span_times: Mapping[str, str]) -> str:
-    """What is stored after the stack of a step's error: its plain attributes, and when the spans around it began.
+def _attach_causes(error: Exception, causes: Iterable[tuple[str, str]]) -> None:
+    """Make each the cause of the one before: what `raise … from …` had made them."""
+    for name, message in causes:
+        cause = rebuild(MemoError(name, message, None))
+        error.__cause__ = cause
+        if not isinstance(cause, Exception):  # a cancellation, which nothing has caused
+            return
+        error = cause
 
-    So `except RateLimitError as error: error.code` works on a replay, too. What is not JSON (a response, a client) is
-    left out, and all of it where it is large.
+
+def notes_on(error: BaseException, span_times: Mapping[str, str]) -> str:
+    """What is stored after the stack of a step's error: its plain attributes and causes, and when its spans began.
+
+    So `except RateLimitError as error: error.code` works on a replay, too, and so does `error.__cause__`. What is not
+    JSON (a response, a client) is left out, and all of it where it is large.
     """
     attributes = {
         name: value for name, value in vars(error).items() if not name.startswith("__durable") and _is_plain(value)
     }
     if len(json.dumps(attributes)) > _MAX_ATTRIBUTES:
         attributes = {}
-    notes = {name: value for name, value in (("attributes", attributes), ("spans", dict(span_times))) if value}
+    parts = {"attributes": attributes, "causes": _causes(error), "spans": dict(span_times)}
+    notes = {name: value for name, value in parts.items() if value}
     return f"{_NOTES}{json.dumps(notes)}" if notes else ""
+
+
+def _causes(error: BaseException) -> list[tuple[str, str]]:
+    """The names and messages of what the error was raised from, the nearest first."""
+    found: list[tuple[str, str]] = []
+    cause = error.__cause__
+    while cause is not None and len(found) < _MAX_CAUSES:
+        found.append((qualified_name(cause), message_of(cause)))
+        cause = cause.__cause__
+    return found if len(json.dumps(found)) <= _MAX_ATTRIBUTES else []
 
 
 def stored_span_times(memo: MemoError) -> dict[str, str]:

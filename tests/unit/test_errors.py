@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import inngest
 import pytest
-from agents import Agent, MaxTurnsExceeded, Runner
+from agents import Agent, MaxTurnsExceeded, Runner, ToolCallOutputItem, function_tool
 from agents.exceptions import ModelBehaviorError
-from agents.testing import ModelStep, ScriptedModel
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from pydantic import TypeAdapter, ValidationError
 
 from inngest_agents import DurableRunner
@@ -163,6 +164,58 @@ def test_attributes_that_are_large_are_not_stored_with_an_error() -> None:
     error = ValueError("no")
     error.page = "x" * 10_000  # type: ignore[attr-defined]
     assert notes_on(error, {}) == ""
+
+
+def raised_from(*errors: BaseException) -> BaseException:
+    """The first of them, raised from the second, that from the third, and so on."""
+    for error, cause in itertools.pairwise(errors):
+        error.__cause__ = cause
+    return errors[0]
+
+
+def test_an_error_comes_back_with_what_it_was_raised_from() -> None:
+    error = raised_from(PaymentError(7, "no"), Outer.InnerError("deep"), OSError("line cut"), asyncio.CancelledError())
+    back = rebuild(MemoError(qualified_name(error), message_of(error), f"stack{notes_on(error, {})}"))
+
+    chain = [back, back.__cause__]
+    while chain[-1] is not None:
+        chain.append(chain[-1].__cause__)
+    wanted = [(PaymentError, "7: no"), (Outer.InnerError, "deep"), (OSError, "line cut"), (asyncio.CancelledError, "")]
+    assert [(type(one), str(one)) for one in chain if one is not None] == wanted
+    assert back.__suppress_context__  # as `raise … from …` does
+
+
+def test_a_chain_of_causes_that_is_a_ring_or_large_ends() -> None:
+    first, second = ValueError("a"), ValueError("b")
+    second.__cause__ = first
+    assert notes_on(raised_from(first, second), {}).count('"ValueError"') == 10
+    assert notes_on(raised_from(ValueError("a"), ValueError("b" * 10_000)), {}) == ""
+
+
+async def test_the_last_failure_of_a_tool_tells_its_handler_what_it_was_raised_from() -> None:
+    def explain(_: Any, error: Exception) -> str:
+        return f"{error!r} from {error.__cause__!r}"
+
+    @function_tool(failure_error_function=explain)
+    def pay() -> str:
+        try:
+            raise ConnectionResetError("cut")
+        except ConnectionResetError as cut:
+            raise PaymentError(7, "no answer") from cut
+
+    def agent() -> Agent[Any]:
+        script: Any = [[function_call("pay", {}, call_id="c1")], [assistant_message("sorry")]]
+        return Agent(name="a", model=ScriptedModel(script), tools=[pay])
+
+    one, two = agent(), agent()
+    plain = await Runner.run(one, "hi")
+    durable = await replayed(lambda step: DurableRunner.run(two, "hi", step=step))
+
+    told = [
+        [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
+        for result in (plain, durable.result)
+    ]
+    assert told[0] == told[1] == ["PaymentError('7: no answer') from ConnectionResetError('cut')"]
 
 
 def test_an_error_whose_stack_was_cut_off_has_no_attributes() -> None:
