@@ -24,6 +24,9 @@ from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
 
 logger = logging.getLogger("inngest_agents")
 
+NO_ROUTE: Final = ("page not found", "<html", "<!doctype", '{"detail":"not found"}', "cannot post")
+"""What servers and proxies say of a path that they do not have: the run is not over, the address is wrong."""
+
 RUN_GONE: Final = ("run not found", "metadata not found")
 """What the real server says, with status 400, of a run that has ended (specification: 404)."""
 
@@ -132,7 +135,7 @@ class Checkpointer:
                 status, reason = await self._post(body)
             if status is not None and status < 300:
                 return SaveOutcome.SAVED
-            gone = status in (404, 410) or (status == 400 and any(text in reason for text in RUN_GONE))
+            gone = _says_gone(status, reason)
             if status == 409 or gone:
                 logger.warning(
                     "run %s: %s; this worker stops working on it",
@@ -161,3 +164,13 @@ class Checkpointer:
         except (OSError, _http.ProtocolError) as error:
             return None, f"{type(error).__name__}: {error}"
         return status, f"HTTP {status}: {answer[:300].decode(errors='replace')}"
+
+
+def _says_gone(status: int | None, reason: str) -> bool:
+    """Whether an answer says that the run has ended.
+
+    A run that is given up for an address that has no such path would never go on: the engine waits for its answer.
+    """
+    if status in (404, 410):
+        return not any(text in reason.lower() for text in NO_ROUTE)
+    return status == 400 and any(text in reason for text in RUN_GONE)
