@@ -262,15 +262,7 @@ class EngineRequest:
         Raises:
             Exception: what a middleware raised, or the SDK's `OutputUnserializableError`.
         """
-        result = _CallResult.from_responses([response])
-        if self.is_sync:
-            failed = self._middleware.transform_output_sync(result)
-        else:
-            failed = await self._middleware.transform_output(result)
-        if isinstance(failed, Exception):
-            raise failed
-        assert result.multi is not None
-        [call] = result.multi
+        call = await self._call_result(response)
         if call.error is None and call.step is not None:
             # What `_prep_call_result` does too, after it has encoded the output once more only to see if it can be.
             described = call.step.to_dict()
@@ -281,6 +273,27 @@ class EngineRequest:
             raise body
         assert isinstance(body, dict)
         return body
+
+    async def transformed(self, response: StepResponse) -> StepResponse:
+        """A response after the middleware's transforms, which the SDK makes only where an answer has no other.
+
+        Raises:
+            Exception: what a middleware raised.
+        """
+        call = await self._call_result(response)
+        return StepResponse(output=call.output, original_error=call.error, step=response.step)
+
+    async def _call_result(self, response: StepResponse) -> _execution_models.CallResult:
+        result = _CallResult.from_responses([response])
+        if self.is_sync:
+            failed = self._middleware.transform_output_sync(result)
+        else:
+            failed = await self._middleware.transform_output(result)
+        if isinstance(failed, Exception):
+            raise failed
+        assert result.multi is not None
+        [call] = result.multi
+        return call
 
     def checkpoint_target(self) -> CheckpointTarget | str:
         """Where finished steps can be saved, or the reason why they cannot."""
@@ -382,7 +395,10 @@ def end_quietly() -> ResponseInterrupt:
 
 
 class _MissedStepInfo(NoOpStepInfo):
-    """Opcode `None`, until `group.parallel` has asked all of its functions and nobody has answered for the target."""
+    """Opcode `None`, until `group.parallel` has asked all of its functions and nobody has answered for the target.
+
+    Where somebody has, it is left out of the answer (see `_call_result_of`).
+    """
 
     _answer: Callable[[], StepResponse | None] = pydantic.PrivateAttr()
     _response: StepResponse = pydantic.PrivateAttr()
@@ -409,6 +425,47 @@ def missed(answer: Callable[[], StepResponse | None]) -> ResponseInterrupt:
     response = StepResponse(step=info)
     info._answer, info._response = answer, response
     return ResponseInterrupt(response)
+
+
+class _RetryLater(StepResponse):
+    """A failed step that is to be tried again at a time that the request's answer tells."""
+
+    _error: Exception = pydantic.PrivateAttr()
+
+
+def retry_later(response: StepResponse, error: Exception) -> ResponseInterrupt:
+    """The interrupt of a request in which a step has failed that may not be tried again now.
+
+    The SDK tells when (header `Retry-After`) of a function's own error alone, but raised in the user's frame that would
+    be caught there as if the step had failed for good.
+
+    Args:
+        response: the failed step; it is the answer where it is not the only one, as in `group.parallel`.
+        error: the `inngest.RetryAfterError`.
+    """
+    later = _RetryLater(output=response.output, original_error=response.original_error, step=response.step)
+    later._error = error
+    return ResponseInterrupt(later)
+
+
+_from_responses = _CallResult.from_responses
+"""Makes the SDK's result of a request of the responses with which it was interrupted."""
+
+
+def _call_result_of(_: type[Any], responses: list[StepResponse]) -> _execution_models.CallResult:
+    """`_from_responses`, for what it does not know: a time to retry at, and responses that stand for none."""
+    responses = [one for one in responses if not _is_void(one)] or responses
+    if len(responses) == 1 and isinstance(responses[0], _RetryLater):
+        return _CallResult(error=responses[0]._error)
+    return _from_responses(responses)
+
+
+def _is_void(response: StepResponse) -> bool:
+    # Beside another response it would keep that one from the middleware's transforms.
+    return isinstance(response.step, _MissedStepInfo)
+
+
+_CallResult.from_responses = classmethod(_call_result_of)  # type: ignore[method-assign,assignment]
 
 
 _JOIN: Final = "join"

@@ -66,7 +66,7 @@ class Driver:
         self.shared = before.shared if before is not None else Shared(time.monotonic(), drop_markers(engine))
         self._asked: dict[str, Asked] = {}
         self._loops: list[Loop] = []
-        self._end = RequestEnd()
+        self._end = RequestEnd(engine)
         self.loop_lasts: bool = before.loop_lasts if before is not None else serves_many_requests(self._end.loop)
         deadline = None if max_runtime is None or engine.is_connect else self.shared.started + max_runtime
         self._steps = StepRunner(engine, self._end, self._asked, self.shared, deadline)

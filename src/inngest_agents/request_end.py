@@ -10,6 +10,8 @@ import asyncio
 import copy
 from typing import TYPE_CHECKING, NoReturn
 
+import inngest
+
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import SaveOutcome
 
@@ -19,9 +21,14 @@ if TYPE_CHECKING:
 
 
 class RequestEnd:
-    """How one request ends."""
+    """How one request ends.
 
-    def __init__(self) -> None:
+    Args:
+        engine: the request.
+    """
+
+    def __init__(self, engine: sdk.EngineRequest) -> None:
+        self._engine = engine
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[BaseException] = self.loop.create_future()
         """What is raised in the user's frame, once it is known."""
@@ -30,8 +37,8 @@ class RequestEnd:
         self.run_is_over = False
         """Whether the run itself has ended, so that no later request will go on with it."""
         self.running: set[Asked] = set()
-        self.retry: Exception | None = None
-        """The error that tells the engine when to try a failed step again, where it may not be now."""
+        self.retry: inngest.RetryAfterError | None = None
+        """Tells the engine when to try a failed step again, where it may not be now."""
         self._answers: list[sdk.StepResponse] | None = None
         self._concluding: asyncio.Task[None] | None = None
 
@@ -76,6 +83,7 @@ class RequestEnd:
         self._answers = []
         for asked in list(self.running):
             if asked.task is not None:
+                asked.is_withdrawn = True
                 asked.task.cancel()
         self.at_once(sdk.end_quietly())
 
@@ -87,6 +95,8 @@ class RequestEnd:
     async def _conclude(self) -> None:
         try:
             await self._give_answer()
+        except Exception as error:  # noqa: BLE001  of a middleware: the request must end all the same
+            self.at_once(error)
         finally:
             self._concluding = None  # its context leads to the run, and so here
 
@@ -102,10 +112,20 @@ class RequestEnd:
             return
         if unsaved or ended:
             # A step that is to be retried is found again by the next request; one that has ended must not be.
-            self.at_once(sdk.ResponseInterrupt(sdk.with_join([*unsaved, *ended])))
-        elif self.retry is not None:
-            self.at_once(self.retry)
+            self.at_once(sdk.ResponseInterrupt(sdk.with_join(await self._transformed([*unsaved, *ended]))))
+        elif retried and self.retry is not None:
+            self.at_once(sdk.retry_later(retried[0], self.retry))
         elif retried:
             self.at_once(sdk.ResponseInterrupt(retried[:1]))
         else:
             self.at_once(RuntimeError("the request ended without anything to report; please report this bug"))
+
+    async def _transformed(self, responses: list[sdk.StepResponse]) -> list[sdk.StepResponse]:
+        """Responses as they are to be answered: the SDK shows them to the middleware where there is only one."""
+        if len(responses) < 2:
+            return responses
+        is_plan = [response.step.op == sdk.Opcode.PLANNED for response in responses]
+        return [
+            response if is_planned else await self._engine.transformed(response)
+            for response, is_planned in zip(responses, is_plan, strict=True)
+        ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,32 @@ def test_no_plain_text_is_left_on_disk(embedded: EmbeddedEngine, checkpoint: boo
     embedded.serve([Vault().function(client, checkpoint=checkpoint)], client=client)
     assert embedded.run("vault").status == "Completed"
     # Without encryption it is there: so this check finds what it looks for.
+    assert (SECRET.encode() in written(embedded.folder)) is not encrypted
+
+
+@pytest.mark.parametrize("encrypted", [True, False], ids=["encrypted", "plain"])
+def test_no_plain_text_of_runs_in_a_group_is_left_on_disk(embedded: EmbeddedEngine, encrypted: bool) -> None:
+    client = embedded.new_client(middleware=[EncryptionMiddleware.factory("a key")] if encrypted else [])
+
+    @function_tool
+    async def fetch(name: str) -> str:
+        return f"{SECRET} of {name}"
+
+    def keeper(name: str) -> Agent[Any]:
+        calls: Any = [function_call("fetch", {"name": name}, call_id=name)]
+        return Agent(name=name, model=ScriptedModel([calls, [assistant_message(f"it is {SECRET}")]]), tools=[fetch])
+
+    keepers = [keeper(name) for name in ("one", "two")]
+
+    @client.create_function(fn_id="group", trigger=inngest.TriggerEvent(event="group"))
+    async def group(ctx: inngest.Context) -> Any:
+        async def ask(agent: Agent[Any]) -> Any:
+            return (await DurableRunner.run(agent, "go", step=ctx.step, run_config=QUIET)).final_output
+
+        return await ctx.group.parallel(tuple(functools.partial(ask, agent) for agent in keepers))
+
+    embedded.serve([group], client=client)
+    assert embedded.run("group").status == "Completed"
     assert (SECRET.encode() in written(embedded.folder)) is not encrypted
 
 

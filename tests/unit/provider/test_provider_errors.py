@@ -22,6 +22,7 @@ from agents.models.interface import Model
 from openai_server import Provider, Reply, provider
 
 from inngest_agents import DurableRunner
+from inngest_agents._inngest_sdk import ResponseInterrupt, _CallResult
 from inngest_agents.instrument.accounting import provider_of
 from inngest_agents.testing import replayed
 
@@ -119,7 +120,8 @@ async def test_attempts_end_with_the_original_error(make: MakeModel) -> None:
     ("headers", "seconds"), [({"retry-after": "7"}, 7.0), ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5)]
 )
 async def test_a_rate_limit_carries_the_provider_s_retry_after(headers: dict[str, str], seconds: float) -> None:
-    seen: list[inngest.RetryAfterError] = []
+    answered: list[Any] = []
+    caught: list[Exception] = []
 
     async with provider(Reply(status=429, headers=headers), Reply(text="fine")) as served:
         agent: Agent[Any] = Agent(name="a", model=chat(served))
@@ -127,14 +129,19 @@ async def test_a_rate_limit_carries_the_provider_s_retry_after(headers: dict[str
         async def handler(step: Any) -> Any:
             try:
                 return await DurableRunner.run(agent, "hi", step=step)
-            except inngest.RetryAfterError as error:
-                seen.append(error)
+            except ResponseInterrupt as interrupt:
+                answered.append(_CallResult.from_responses(interrupt.responses).error)
+                raise
+            except Exception as error:
+                caught.append(error)
                 raise
 
         outcome = await replayed(handler, max_attempts=3)
 
     assert outcome.result.final_output == "fine"
-    [error] = seen
+    assert not caught  # it is no end of the run, so the user's own handling of one must not see it
+    error = answered[0]
+    assert isinstance(error, inngest.RetryAfterError)
     assert isinstance(error.__cause__, openai.RateLimitError)
     wait = (error.retry_after - datetime.datetime.now(error.retry_after.tzinfo)).total_seconds()
     assert seconds - 3 < wait <= seconds
