@@ -15,6 +15,8 @@ from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qua
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inngest_agents.asked import Asked, Shared
     from inngest_agents.request_end import RequestEnd
     from inngest_agents.stats.records import UsageRecord
@@ -60,6 +62,8 @@ class StepRunner:
     ) -> None:
         self.has_started = False
         """Whether a step was started in this request."""
+        self.on_idle: Callable[[], None]
+        """Called when nothing runs any more; what has been held back may start then."""
         self._engine = engine
         self._end = end
         self._asked = asked
@@ -73,6 +77,11 @@ class StepRunner:
         asked.task = self._end.loop.create_task(self._run(asked), context=asked.request.context)
         asked.task.add_done_callback(lambda _: self._left(asked))
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the request is to end with the step that ends next."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
     def _left(self, asked: Asked) -> None:
         """A step's task has ended, in whatever way."""
         self._end.running.discard(asked)
@@ -82,6 +91,8 @@ class StepRunner:
             # Not the step's own error, but one of ours: it must end the run and not be lost.
             self._end.at_once(error)
         self._end.conclude()
+        if not self._end.running:
+            self.on_idle()
 
     async def _run(self, asked: Asked) -> None:
         request, saver = asked.request, self._end.saver
@@ -90,7 +101,7 @@ class StepRunner:
             if outcome is not SaveOutcome.SAVED:
                 self._end.answer()
                 return
-        if self._end.is_near:
+        if self._end.is_over:
             return  # this step is asked for again in the next request
         await self._engine.before_execution()
         attempt = _Attempt(self._scope(asked))
@@ -103,9 +114,9 @@ class StepRunner:
         except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
             await self._failed_and_billed(request, error, attempt)
         except asyncio.CancelledError as error:
-            if asked.task is None or asked.task.cancelling():
+            if asked.is_withdrawn or self._end.is_over:
                 raise
-            # Raised by the user's code: nobody cancels this step.
+            # Raised or made by the user's code (a cancel scope that it has left open, say): nobody cancels this step.
             await self._failed_and_billed(request, error, attempt)
         else:
             await self._finished(asked, payload, attempt)
@@ -148,12 +159,12 @@ class StepRunner:
 
     def _is_to_be_answered(self, asked: Asked) -> bool:
         """Whether the request ends with this step, though it could be saved."""
-        overdue = self._deadline is not None and time.monotonic() > self._deadline
         # A checkpoint does not reset the attempts of the request that is open, an answer does: without one, a step that
         # fails later would share the attempts of the step for which this request is a retry.
-        yields = overdue or self._engine.attempt > 0
+        yields = self.is_overdue or self._engine.attempt > 0
         # Beside a step that still runs it must be saved at once: the answer comes only when that one has ended.
-        return yields and self._end.running == {asked} and not self._end.is_near
+        is_alone = all(other is asked or other.future.done() for other in self._end.running)
+        return yields and is_alone and not self._end.is_near
 
     # Failed -----------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ class Scheduler:
         """The tag of the durable run that has planned the target."""
         self._target_name = _planned_here.get((engine.run_id, engine.target or ""), "overtaken")
         self._left_paths: list[str] = []
+        steps.on_idle = self._begin_waiting
 
     def adopt(self, request: StepRequest) -> None:
         """Give the step that this request is for the id under which it was planned."""
@@ -99,9 +100,15 @@ class Scheduler:
         if self._end.is_near:
             return
         if self._end.saver is not None and not self.is_replaying:
-            self._steps.start(asked)
+            # The request ends with a step that nothing runs beside: several loops in turns would never come to that.
+            if not (self._steps.is_overdue and self._end.running):
+                self._steps.start(asked)
         elif self._settling is None:
             self._settling = self._end.loop.create_task(self._settle())
+
+    def _begin_waiting(self) -> None:
+        for asked in self._waiting():
+            self.begin(asked)
 
     async def _settle(self) -> None:
         """Wait until the loops ask for nothing more, then start, run or plan what they have asked for."""

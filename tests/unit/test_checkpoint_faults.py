@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 import random
 import time
 from pathlib import Path
@@ -17,7 +18,9 @@ from agents import (
     InputGuardrail,
     InputGuardrailTripwireTriggered,
     RunConfig,
+    Runner,
     SQLiteSession,
+    ToolCallOutputItem,
     function_tool,
 )
 from agents.testing import ScriptedModel, assistant_message, function_call
@@ -98,6 +101,8 @@ LASTING: dict[str, Trouble] = {
     "too large": answer(413),
     "a body that it does not understand": answer(400, '{"error": "failed to save step"}'),
     "a redirect": answer(302),
+    "no such path": answer(404, "404 page not found"),
+    "no such path behind a proxy": answer(404, "<HTML><body>Not Found</body></HTML>"),
     "garbage": raw(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"),
     "nothing": raw(b""),
     "half an answer": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 200\r\n\r\n{"),
@@ -313,6 +318,75 @@ async def test_what_failed_for_good_is_answered_beside_what_could_not_be_saved()
         assert [op for op, _ in engine.answers[0]] == ["StepRun", "StepFailed", "StepPlanned"]
 
 
+async def test_tools_that_start_together_are_tried_together() -> None:
+    """One that fails at once must not cost the other, which has not begun yet, the first of its two attempts."""
+    async with Api(forever=late(0.03)) as api:
+        engine, executed = Engine(api, max_attempts=2), collections.Counter[str]()
+
+        @function_tool(failure_error_function=None)
+        async def work(name: str) -> str:
+            executed[name] += 1
+            if executed[name] == 1:
+                raise ConnectionError(f"no line to {name}")
+            return name
+
+        calls = [function_call("work", {"name": name}, call_id=name) for name in "ab"]
+        agent = Agent(name="w", model=ScriptedModel([calls, [assistant_message("done")]]), tools=[work])
+        result = await engine.run(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET))
+
+    assert result.final_output == "done"
+    assert executed == {"a": 2, "b": 2}
+    assert engine.answers[0] == [("StepError", "w/1.1 work")]
+
+
+async def test_a_tool_that_cancels_itself_has_failed_and_hangs_nothing() -> None:
+    @function_tool
+    async def work() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(10)
+        return "never"
+
+    def agent() -> Agent[Any]:
+        script: Any = [[function_call("work", {}, call_id="c")], [assistant_message("done")]]
+        return Agent(name="w", model=ScriptedModel(script), tools=[work])
+
+    one, two = agent(), agent()
+    plain = await Runner.run(one, "go", run_config=QUIET)
+    async with Api() as api:
+        engine = Engine(api, max_attempts=1)
+        durable = await engine.run(lambda step: DurableRunner.run(two, "go", step=step, run_config=QUIET))
+
+    outputs = [[x.output for x in result.new_items if isinstance(x, ToolCallOutputItem)] for result in (plain, durable)]
+    assert outputs[0] == outputs[1]
+    assert "An error occurred" in outputs[0][0]
+
+
+@pytest.mark.parametrize("trouble", [None, answer(500)], ids=["saved", "answered together"])
+async def test_middleware_sees_each_step_whether_it_is_saved_or_answered_beside_others(trouble: Trouble | None) -> None:
+    seen: list[str] = []
+
+    class Observer(inngest.MiddlewareSync):
+        def transform_output(self, result: inngest.TransformOutputResult) -> None:
+            assert result.step is not None
+            seen.append(result.step.id)
+
+    async with Api(None, forever=trouble) as api:
+        engine, work = Engine(api), Work(api)
+        engine.client = inngest.Inngest(
+            app_id="faults", is_production=False, api_base_url=api.url, middleware=[Observer]
+        )
+        assert await engine.run(work) == "done"
+        alone = [name for answer in engine.answers if len(answer) == 1 for _, name in answer]  # the SDK shows these
+
+    # A step that could not be saved was shown before that was tried, too.
+    assert {*seen, *alone} - {"join"} == set(STEPS)
+    together = [name for answer in engine.answers if len(answer) > 1 for op, name in answer if op == "StepRun"]
+    assert [seen.count(name) for name in together] == [2] * len(together)
+    assert bool(together) is (trouble is not None)
+
+
 # Order and time ------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +399,40 @@ async def test_past_its_time_a_request_ends_with_the_next_step() -> None:
         # Of the parallel tools the first is saved, as the other still runs, and that one is answered.
         assert [len(answer) for answer in engine.answers] == [1] * 6
         assert len(api.saved) == 1
+
+
+async def test_past_its_time_a_request_ends_though_nested_agents_run_in_turns() -> None:
+    """While one of them has a step under way, the other must not start its next, or the request would not end."""
+    saved: list[int] = []
+    async with Api() as api:
+
+        @function_tool
+        async def work(name: str) -> str:
+            await asyncio.sleep(0.02 if name == "a" else 0.03)
+            return name
+
+        def nested(name: str) -> Any:
+            turns: Any = [[function_call("work", {"name": name}, call_id=f"{name}{turn}")] for turn in range(4)]
+            model = ScriptedModel([*turns, [assistant_message(name)]])
+            return Agent(name=name, model=model, tools=[work]).as_tool(name, "helps")
+
+        calls: Any = [function_call(name, {"input": "go"}, call_id=name) for name in "ab"]
+        boss = Agent(
+            name="boss", model=ScriptedModel([calls, [assistant_message("done")]]), tools=[nested("a"), nested("b")]
+        )
+        engine = Engine(api)
+
+        async def handler(step: Any) -> Any:
+            saved.append(len(api.saved))
+            options = DurableOptions(max_runtime=0.0)
+            return await DurableRunner.run(boss, "go", step=step, run_config=QUIET, options=options)
+
+        result = await engine.run(handler)
+        saved.append(len(api.saved))
+
+    assert result.final_output == "done"
+    # In each request at most the two that start together: the first to end is saved, the other is answered.
+    assert max(after - before for before, after in itertools.pairwise(saved)) == 1
 
 
 async def test_a_tool_starts_only_when_the_response_that_ordered_it_is_saved() -> None:
