@@ -14,15 +14,19 @@ from agents import (
     Agent,
     GuardrailFunctionOutput,
     InputGuardrailTripwireTriggered,
+    OpenAIChatCompletionsModel,
     RunConfig,
     UserError,
     function_tool,
     input_guardrail,
 )
 from agents.testing import ScriptedModel, assistant_message, function_call
+from openai import AsyncOpenAI
 
 from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents._inngest_sdk import CheckpointTarget, EngineRequest
+
+from . import provider
 
 if TYPE_CHECKING:
     from .harness import EngineUnderTest
@@ -290,3 +294,30 @@ def test_a_failed_step_gives_its_error_to_the_function_with_its_plain_attributes
 
     engine.serve([order_one])
     assert engine.run("stock/order").output == "OutOfStockError: 2"
+
+
+@pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpointed", "step by step"])
+def test_a_rate_limit_waits_as_the_provider_says_and_is_no_error_for_the_function(
+    engine: EngineUnderTest, checkpoint: bool
+) -> None:
+    reply = provider.scripted().Reply
+    requests: list[float] = []
+    with provider.serving(reply(status=429, headers={"retry-after": "3"}), reply(text="hello")) as asked:
+        client = AsyncOpenAI(api_key="k", base_url=asked.base_url, max_retries=0)
+        agent = Agent(name="clerk", model=OpenAIChatCompletionsModel("gpt-4o", client))
+
+        @engine.client.create_function(fn_id="busy", retries=2, trigger=inngest.TriggerEvent(event="busy"))
+        async def busy(ctx: inngest.Context) -> Any:
+            requests.append(time.monotonic())
+            try:
+                options = DurableOptions(checkpoint=checkpoint)
+                result = await DurableRunner.run(agent, "go", step=ctx.step, run_config=QUIET, options=options)
+            except Exception as error:  # noqa: BLE001  as users write it
+                return f"failed: {error!r}"
+            return result.final_output
+
+        engine.serve([busy])
+        assert engine.run("busy").output == "hello"
+        assert len(asked.requests) == 2
+    # A retry without it comes after ten seconds and more.
+    assert 1.5 < requests[1] - requests[0] < 8
