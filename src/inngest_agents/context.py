@@ -24,7 +24,7 @@ import weakref
 from typing import Any, Final
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
+from inngest_agents import codec, response_codec
 from inngest_agents import context_changes as changes
 from inngest_agents.context_changes import Change, Path
 from inngest_agents.errors import ContextConflictError
@@ -258,7 +258,7 @@ class StepContext:
         if self._carrier is not None and self._work is not None:
             stored = self._carrier.end(self._work, self._step_id) or {}
         usage = getattr(self._context, "usage", None)
-        added = [codec.encode_usage(other) for target, other in step.added_usage if target is usage]
+        added = [response_codec.encode_usage(other) for target, other in step.added_usage if target is usage]
         if added:
             stored["usage"] = added
         return stored or None
@@ -279,7 +279,7 @@ class StepContext:
         if self._carrier is not None and "changes" in stored:
             self._carrier.apply(stored, self._step_id)
         for usage in stored.get("usage", ()):
-            self._context.usage.add(codec.decode_usage(usage))
+            self._context.usage.add(response_codec.decode_usage(usage))
 
 
 @sdk.around("agents.usage", "Usage.add", ("self", "other"))

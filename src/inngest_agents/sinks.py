@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_check
 
 from agents.stream_events import AgentUpdatedStreamEvent, RunItemStreamEvent
 
-from inngest_agents.codec import encode_item
+from inngest_agents.response_codec import encode_item
 
 if TYPE_CHECKING:
     import inngest

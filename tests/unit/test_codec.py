@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
-from inngest_agents import codec
+from inngest_agents import codec, response_codec
 
 
 class Color(enum.Enum):
@@ -135,8 +135,8 @@ def test_a_response_keeps_unset_fields_ids_and_usage_entries() -> None:
         request_id="req_1",
         raw_usage={"prompt_tokens": 7, "odd": [1]},
     )
-    stored = json.loads(json.dumps(codec.encode_response(response)))
-    back = codec.decode_response(stored)
+    stored = json.loads(json.dumps(response_codec.encode_response(response)))
+    back = response_codec.decode_response(stored)
 
     assert [item.model_dump(exclude_unset=True) for item in back.output] == [
         item.model_dump(exclude_unset=True) for item in response.output
@@ -206,11 +206,11 @@ CALL: dict[str, Any] = {"type": "function_call", "arguments": "{}", "call_id": "
 def test_an_item_comes_back_as_the_client_makes_it_of_a_provider_s_answer(item: dict[str, Any]) -> None:
     """The client constructs, and so accepts what is odd; also where there is a shorter way."""
     [made] = Response.construct(output=[item]).output
-    [back] = codec.decode_response({"output": [item], "tokens": {}}).output
+    [back] = response_codec.decode_response({"output": [item], "tokens": {}}).output
 
     assert type(back) is type(made)
     assert (back, back.model_fields_set) == (made, made.model_fields_set)
-    assert json.dumps(codec.encode_item(back)) == json.dumps(codec.encode_item(made))
+    assert json.dumps(response_codec.encode_item(back)) == json.dumps(response_codec.encode_item(made))
 
 
 COUNTS = st.integers(0, 10**9)
@@ -223,14 +223,14 @@ def test_a_usage_comes_back_whatever_it_counts(
     usage = Usage(requests=requests, input_tokens=given, output_tokens=made, total_tokens=given + made * has_sum)
     usage.input_tokens_details.cached_tokens = cached
     usage.output_tokens_details.reasoning_tokens = reasoned
-    stored = codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
+    stored = response_codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
 
-    assert codec.decode_response(json.loads(json.dumps(stored))).usage == usage
+    assert response_codec.decode_response(json.loads(json.dumps(stored))).usage == usage
 
 
 def test_what_a_usual_usage_tells_anyway_is_not_stored() -> None:
     usage = Usage(requests=1, input_tokens=7, output_tokens=2, total_tokens=9)
-    stored = codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
+    stored = response_codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
     assert stored == {"output": [], "tokens": [7, 2]}
 
 
@@ -291,9 +291,9 @@ def test_a_value_that_contains_itself_is_stored_as_its_text() -> None:
 def test_a_logprob_of_zero_is_the_same_before_and_after_the_server() -> None:
     message: Any = assistant_message("hi \ud83d")
     message.content[0].logprobs = [{"token": "hi", "logprob": 0.0, "bytes": [104, 105], "top_logprobs": []}]
-    stored = codec.encode_response(ModelResponse(output=[message], usage=Usage(), response_id=None))
-    first = codec.decode_response(stored)
-    again = codec.decode_response(through_server(json.loads(json.dumps(stored))))
+    stored = response_codec.encode_response(ModelResponse(output=[message], usage=Usage(), response_id=None))
+    first = response_codec.decode_response(stored)
+    again = response_codec.decode_response(through_server(json.loads(json.dumps(stored))))
     shown = [json.dumps(response.to_input_items(), default=str) for response in (first, again)]
     assert shown[0] == shown[1]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseFunctionToolCall
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from inngest_agents import codec
+from inngest_agents import response_codec
 from inngest_agents.item_form import long, short
 
 TEXT: dict[str, Any] = {"annotations": [], "text": "done", "type": "output_text"}
@@ -83,10 +83,10 @@ def test_a_usual_item_comes_back_as_the_sdk_s_own_with_the_fields_in_their_order
     call = ResponseFunctionToolCall.model_validate(CALL)
     message = assistant_message("done")
     made = ModelResponse(output=[call, message], usage=Usage(), response_id=None)
-    back = codec.decode_response(codec.encode_response(made))
+    back = response_codec.decode_response(response_codec.encode_response(made))
     assert back.output == made.output
-    assert [json.dumps(codec.encode_item(item)) for item in back.output] == [
-        json.dumps(codec.encode_item(item)) for item in made.output
+    assert [json.dumps(response_codec.encode_item(item)) for item in back.output] == [
+        json.dumps(response_codec.encode_item(item)) for item in made.output
     ]
 
 
@@ -112,8 +112,8 @@ USAGES = st.builds(
 
 @given(USAGES)
 def test_a_usage_comes_back_from_its_short_form(usage: Usage) -> None:
-    stored = codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
-    assert codec.decode_response(json.loads(json.dumps(stored))).usage == usage
+    stored = response_codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))
+    assert response_codec.decode_response(json.loads(json.dumps(stored))).usage == usage
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_the_tokens_of_one_request_are_a_list_where_they_are_of_the_usual_kinds(
         input_tokens_details=InputTokensDetails(cached_tokens=cached, cache_write_tokens=written),
         output_tokens_details=OutputTokensDetails(reasoning_tokens=reasoning),
     )
-    assert codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))["tokens"] == stored
+    assert response_codec.encode_response(ModelResponse(output=[], usage=usage, response_id=None))["tokens"] == stored

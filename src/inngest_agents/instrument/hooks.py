@@ -20,7 +20,7 @@ from typing import Any, Final
 from agents.lifecycle import AgentHooksBase, RunHooksBase
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
+from inngest_agents import codec, response_codec
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.tools import is_final, tool_label, users_tool
@@ -159,14 +159,14 @@ class _CarriedResponse(_Carried):
 
     def __init__(self, given: dict[str, Any]) -> None:
         super().__init__(given)
-        self._before = codec.encode_response(given["response"])
+        self._before = response_codec.encode_response(given["response"])
 
     def changes(self) -> dict[str, Any] | None:
-        after = codec.encode_response(self.given["response"])
+        after = response_codec.encode_response(self.given["response"])
         return {"response": after} if after != self._before else None
 
     def restore(self, changes: dict[str, Any]) -> None:
-        response, changed = self.given["response"], codec.decode_response(changes["response"])
+        response, changed = self.given["response"], response_codec.decode_response(changes["response"])
         for item, new in zip(response.output, changed.output, strict=False):
             # The SDK may hold the items already, so they must stay the objects that they are.
             if type(item) is type(new) and hasattr(item, "__dict__"):

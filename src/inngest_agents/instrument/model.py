@@ -21,7 +21,7 @@ from agents.exceptions import ModelTimeoutError, UserError
 from agents.models.interface import Model
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
+from inngest_agents import response_codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument import accounting, admission
 from inngest_agents.instrument._steps import run_step
@@ -114,8 +114,8 @@ class DurableModel(ForwardingModel):
             args,
             kwargs,
             call,
-            encode=codec.encode_response,
-            decode=codec.decode_response,
+            encode=response_codec.encode_response,
+            decode=response_codec.decode_response,
             response_of=_itself,
             value_of=_itself,
         )

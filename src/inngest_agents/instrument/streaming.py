@@ -27,7 +27,6 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseOut
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import item_form, sinks
-from inngest_agents.codec import as_written, decode_usage, encode_item, encode_usage
 from inngest_agents.errors import is_memoized
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.connections import keep_no_connection
@@ -42,6 +41,7 @@ from inngest_agents.journal import (
     inside_journal,
     inside_scope,
 )
+from inngest_agents.response_codec import as_written, decode_usage, encode_item, encode_usage
 from inngest_agents.usage_form import usage_fields, usage_in
 
 if TYPE_CHECKING:

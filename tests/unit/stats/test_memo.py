@@ -14,7 +14,7 @@ from agents.testing import assistant_message, function_call
 from agents.usage import RequestUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from inngest_agents import codec
+from inngest_agents import response_codec
 from inngest_agents.stats.memo import identity, memo_of, step_id_of, unpack, without_answer
 from inngest_agents.stats.records import (
     ErrorRecord,
@@ -125,7 +125,7 @@ THIRD: dict[str, Any] = json.loads((Path(__file__).parent / "memos_v3.json").rea
 
 def stored(record: StepRecord, value: Any) -> dict[str, Any]:
     """The memo as it comes back from the engine."""
-    output = codec.encode_response(value) if isinstance(value, ModelResponse) else value
+    output = response_codec.encode_response(value) if isinstance(value, ModelResponse) else value
     memo: dict[str, Any] = json.loads(json.dumps(memo_of(record, output, "CLClIiQ")))
     assert memo["output"] == output
     return memo
@@ -149,7 +149,7 @@ def test_samples_of_every_kind_come_back() -> None:
 
 
 def test_what_the_response_and_the_id_tell_is_not_stored_again() -> None:
-    output = codec.encode_response(RESPONSE)
+    output = response_codec.encode_response(RESPONSE)
     assert memo_of(MODEL, output) == {
         "output": output,
         "step": "v4 - 6d3xxm6ak 5cwg shop/2 model shop",
@@ -164,7 +164,7 @@ def test_what_openai_s_own_model_answers_is_told_by_one_list() -> None:
         Price("0.0003", "litellm", "1.83.0+sha256:ffe40f10de68", model="gpt-5-2025-08-07")
     )
     record = replace(MODEL, usage=usage, finish_reasons=("completed",))
-    memo = memo_of(record, codec.encode_response(RESPONSE))
+    memo = memo_of(record, response_codec.encode_response(RESPONSE))
     assert memo["model"] == ["gpt-5", "gpt-5-2025-08-07", "openai", "1.83.0#ffe40f10de68", "0.0003", "completed"]
     assert "record" not in memo
 
