@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, TypeAlias
 import pydantic
 
 from inngest_agents import codec
+from inngest_agents.sameness import is_dataclass, own_attributes
 
 _TRIES: Final = 5
 _CODE: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)
@@ -198,7 +199,7 @@ def _pack(value: Any) -> bytes | None:
 
 
 def _has_fields(value: Any) -> bool:
-    return isinstance(value, pydantic.BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    return isinstance(value, pydantic.BaseModel) or is_dataclass(value)
 
 
 def _has_opaque(picture: Picture) -> bool:
@@ -209,15 +210,10 @@ def _has_opaque(picture: Picture) -> bool:
 
 def attributes(value: Any) -> Iterator[tuple[str, Any]]:
     """The attributes of an object that it keeps itself."""
-    found = dict(getattr(value, "__dict__", None) or {})
+    found = own_attributes(value)
     if isinstance(value, pydantic.BaseModel):
         found.update(value.__pydantic_extra__ or {})
         found.update(value.__pydantic_private__ or {})
-    for base in type(value).__mro__:
-        slots = vars(base).get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if not name.startswith("__") and hasattr(value, name):
-                found[name] = getattr(value, name)
     yield from list(found.items())[:MAX_ATTRIBUTES]
 
 

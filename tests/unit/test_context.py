@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import datetime
 import logging
+import uuid
 from typing import Any, cast
 
 import pydantic
@@ -290,6 +291,43 @@ async def test_what_cannot_be_carried_is_said_once_with_a_remedy(caplog: pytest.
     told = [record.getMessage() for record in caplog.records if "connection" in record.getMessage()]
     assert len(told) == 1
     assert "context_encode" in told[0]
+
+
+class Page(pydantic.BaseModel):
+    id: uuid.UUID = pydantic.Field(default_factory=uuid.uuid4, repr=False)
+    html: str = pydantic.Field(default="", exclude=True, repr=False)
+    _raw: bytes = pydantic.PrivateAttr(b"")
+
+
+class Login(pydantic.BaseModel):
+    user: str
+    token: pydantic.SecretStr
+
+
+async def test_models_put_into_the_context_keep_what_they_hide() -> None:
+    page = Page(html="<b>")
+    page._raw = b"<b>"
+
+    def change(ctx: Any) -> None:
+        ctx.context.seen["page"] = page
+        ctx.context.seen["pages"] = [page]
+
+    _, context = await durable(Shop, {"change": change}, ["change"])
+    for found in (context.seen["page"], *context.seen["pages"]):
+        assert found is not page
+        assert (found, found.html, found._raw) == (page, "<b>", b"<b>")
+
+
+async def test_a_secret_put_into_the_context_is_said_to_be_lost(caplog: pytest.LogCaptureFixture) -> None:
+    def change(ctx: Any) -> None:
+        ctx.context.note = Login(user="u", token=pydantic.SecretStr("abc"))
+        ctx.context.calls += 1
+
+    with caplog.at_level(logging.WARNING, "inngest_agents"):
+        run, context = await durable(Shop, {"change": change}, ["change"])
+    assert (context.note, context.calls) == (None, 1)
+    assert any("note of the context" in record.getMessage() for record in caplog.records)
+    assert "abc" not in str(run.memos)
 
 
 async def test_users_can_encode_and_decode_their_context_themselves() -> None:
