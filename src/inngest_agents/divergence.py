@@ -41,16 +41,24 @@ _encode: Final = json.JSONEncoder(default=_shown, separators=(",", ":"), sort_ke
 
 
 def check(
-    journal: Journal, step: Mapping[str, Any], asked: str | None, stored: dict[str, Any]
+    journal: Journal, step: Mapping[str, Any], asked: str | None, stored: dict[str, Any], *, by_name: bool = True
 ) -> DivergenceError | None:
     """Compare what a step is asked for with what its memo was made for.
+
+    Args:
+        journal: the durable run.
+        step: the fields of the step's record that are known before it runs.
+        asked: the digest of its input.
+        stored: its memo.
+        by_name: whether the name tells what was asked for; else it may differ each time.
 
     Returns:
         The error to end the run with; None if both are the same, or if the options only want a warning.
     """
     head = memo_head.read(stored)
-    was = (*_identity(stored, head), head.asked if head is not None else "")
-    now = (step["kind"], step["agent"], step["name"], asked or "")
+    kind, agent, name = _identity(stored, head)
+    was = (kind, agent, name if by_name else "", head.asked if head is not None else "")
+    now = (step["kind"], step["agent"], step["name"] if by_name else "", asked or "")
     if was == now or (was[:3] == now[:3] and "" in {was[3], now[3]}):
         return None
     return _report(journal, DivergenceError(step["step_id"], _describe(*was), _describe(*now)))

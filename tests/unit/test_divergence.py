@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 import pytest
-from agents import Agent, Model, function_tool
+from agents import Agent, Model, ModelProvider, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DivergenceError, DurableOptions, DurableRunner
@@ -53,6 +53,55 @@ async def test_another_input_of_a_model_call_ends_the_run(text: str, instruction
     assert caught.value.step_id == "looker/1 model looker"
     assert "with input" in caught.value.expected
     assert caught.value.expected != caught.value.found
+
+
+class Deployment(ScriptedModel):
+    """A scripted model of a name."""
+
+    def __init__(self, script: list[Any], model: str) -> None:
+        super().__init__(script)
+        self.model = model
+
+
+class Rotating(ModelProvider):
+    """Gives another deployment each time; together they follow one script."""
+
+    def __init__(self) -> None:
+        self.script = ScriptedModel([[function_call("look", {"what": "sky"}, call_id="c1")], [assistant_message("ok")]])
+        self.given = 0
+
+    def get_model(self, model_name: str | None) -> Model:
+        self.given += 1
+        deployment = Deployment([], f"deployment-{self.given}")
+        deployment.get_response = self.script.get_response  # type: ignore[method-assign]
+        return deployment
+
+
+async def test_a_provider_may_give_another_model_each_time_if_the_agent_names_none() -> None:
+    agent, config = Agent(name="looker", tools=[look]), RunConfig(model_provider=Rotating())
+    run = await replayed(lambda step: DurableRunner.run(agent, "look up", step=step, run_config=config))
+
+    assert run.result.final_output == "ok"
+    first, second = (record.name for record in run.result.stats.timeline if record.kind == "model")
+    assert (first, first != second) == ("deployment-1", True)  # the model that was asked is told all the same
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["a name", "an object"])
+async def test_another_model_of_the_agent_ends_the_run(held: bool) -> None:
+    config = RunConfig(model_provider=Rotating())
+
+    def named(name: str) -> Any:
+        script = [[function_call("look", {"what": "sky"}, call_id="c1")], [assistant_message("ok")]]
+        return Deployment(script, name) if held else name
+
+    agent = Agent(name="looker", model=named("small"), tools=[look])
+    run = await replayed(lambda step: DurableRunner.run(agent, "look up", step=step, run_config=config))
+    agent.model = named("large")
+    with pytest.raises(DivergenceError, match=r"'large'.*'small'"):
+        await replayed(
+            lambda step: DurableRunner.run(agent, "look up", step=step, run_config=config),
+            memos=dict(list(run.memos.items())[:2]),
+        )
 
 
 async def test_another_agent_under_the_same_id_ends_the_run() -> None:

@@ -43,6 +43,7 @@ async def run_step(
     call: Callable[[StepScope], Awaitable[Any]],
     *,
     name: str = "",
+    by_name: bool = True,
     call_id: str = "",
     encode: Callable[[Any], Any] = codec.encode,
     decode: Callable[[Any], Any] = codec.decode,
@@ -67,6 +68,7 @@ async def run_step(
         kind: for the statistics.
         call: the work.
         name: what is called: the tool, the guardrail, the model.
+        by_name: whether a replay that asks with another name has diverged.
         call_id: the id which the model gave to a tool call.
         encode, decode: the value as JSON and back.
         record: completes the step's record from the value.
@@ -161,7 +163,7 @@ async def run_step(
         failed = ErrorRecord(qualified_name(error), message_of(error))
         journal.add_record(StepRecord(**base, error=failed))
         raise
-    await _take_up(journal, base, digest, stored, carried)
+    await _take_up(journal, base, digest, stored, carried, by_name=by_name)
     if restore is not None and "extra" in stored:
         restore(stored["extra"])
     with classes_of(*functions):
@@ -169,10 +171,16 @@ async def run_step(
 
 
 async def _take_up(
-    journal: Journal, base: dict[str, Any], digest: str | None, stored: dict[str, Any], carried: StepContext | None
+    journal: Journal,
+    base: dict[str, Any],
+    digest: str | None,
+    stored: dict[str, Any],
+    carried: StepContext | None,
+    *,
+    by_name: bool,
 ) -> None:
     """Check that a stored step is the one that was asked for, and make its changes to the user's context."""
-    diverged = divergence.check(journal, base, digest, stored)
+    diverged = divergence.check(journal, base, digest, stored, by_name=by_name)
     if diverged is not None:
         await journal.fail(diverged)
         raise diverged

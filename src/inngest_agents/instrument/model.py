@@ -58,14 +58,14 @@ def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any
     scope.run_config = run_config
     journal.note_agent(agent.name)
     accounting.watch(model)
-    return _durable(scope, model, _requested_name(agent, run_config, model))
+    return _durable(scope, model, _requested_name(agent, run_config, model), by_name=_is_chosen(agent, run_config))
 
 
-def _durable(scope: Scope, model: Model, requested: str) -> DurableModel:
+def _durable(scope: Scope, model: Model, requested: str, *, by_name: bool) -> DurableModel:
     """The durable form of a model: the same for all turns, as the SDK keeps each model that it has seen."""
     known = scope.models.get(id(model))
-    if known is None or not known.stands_for(model, requested):
-        known = scope.models[id(model)] = DurableModel(model, requested=requested)
+    if known is None or not known.stands_for(model, requested, by_name=by_name):
+        known = scope.models[id(model)] = DurableModel(model, requested=requested, by_name=by_name)
     return known
 
 
@@ -84,15 +84,22 @@ def _stream_response_with_retry(original: Callable[..., Any], *, get_stream: Any
 
 
 class DurableModel(ForwardingModel):
-    """A model whose calls are steps of the durable run around them."""
+    """A model whose calls are steps of the durable run around them.
 
-    def __init__(self, inner: Model, *, requested: str) -> None:
+    Args:
+        inner: the model itself.
+        requested: the name that was asked for.
+        by_name: whether the user has asked for it; else the provider, which may give another model on each pass.
+    """
+
+    def __init__(self, inner: Model, *, requested: str, by_name: bool) -> None:
         super().__init__(inner)
         self._requested = requested
+        self._by_name = by_name
 
-    def stands_for(self, model: Model, requested: str) -> bool:
+    def stands_for(self, model: Model, requested: str, *, by_name: bool) -> bool:
         """Whether this is the durable form of that model, asked for by that name."""
-        return self._inner is model and self._requested == requested
+        return self._inner is model and (self._requested, self._by_name) == (requested, by_name)
 
     async def get_response(self, *args: Any, **kwargs: Any) -> ModelResponse:
         """One call of the model, as a step.
@@ -198,6 +205,7 @@ class DurableModel(ForwardingModel):
                     "model",
                     watched,
                     name=self._requested,
+                    by_name=self._by_name,
                     encode=encode,
                     decode=decode,
                     record=record,
@@ -280,6 +288,14 @@ def _requested_name(agent: Any, run_config: Any, model: Model) -> str:
         if isinstance(candidate, str) and candidate:
             return candidate
     return type(model).__name__
+
+
+def _is_chosen(agent: Any, run_config: Any) -> bool:
+    """Whether the user has chosen the model, by a name or as an object, and not left the choice to the provider."""
+    return any(
+        isinstance(candidate, Model) or (isinstance(candidate, str) and candidate)
+        for candidate in (run_config.model, agent.model)
+    )
 
 
 def _note_places(scope: Scope, response: ModelResponse) -> None:
