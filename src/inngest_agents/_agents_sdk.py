@@ -16,7 +16,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Final
 
@@ -306,6 +306,27 @@ def with_output_extractor(body: Callable[..., Any], wrap: Callable[[Any], Any]) 
 
 if _EXTRACTOR not in agents.Agent.as_tool.__code__.co_cellvars:
     raise MissingSeamError(f"agents.Agent.as_tool.{_EXTRACTOR}")
+
+
+# run_context.py: a context and those of its tool calls share what was decided on tool calls.
+_APPROVALS: Final = "_approvals"
+if _APPROVALS not in agents.RunContextWrapper.__dataclass_fields__:
+    raise MissingSeamError(f"agents.RunContextWrapper.{_APPROVALS}")
+
+
+def share_decisions(one: Any, other: Any) -> bool:
+    """Whether what is decided on one context holds for the other one."""
+    decisions = getattr(one, _APPROVALS, None)
+    return decisions is not None and decisions is getattr(other, _APPROVALS, None)
+
+
+# _run_state_agent_identity.py: the agents that a `RunState` may name, in the order in which it counts them.
+_agent_graph: Final[Callable[[Any], Iterator[Any]]] = name("agents._run_state_agent_identity", "_iter_agent_graph")
+
+
+def reachable_agents(roots: Iterable[Any]) -> list[Any]:
+    """The agents that handoffs and agent tools lead to from `roots`, themselves included, each once."""
+    return list({id(agent): agent for root in roots for agent in _agent_graph(root)}.values())
 
 
 # run_internal/blocked_output.py: the text in place of an output that a guardrail has blocked.

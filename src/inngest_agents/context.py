@@ -11,7 +11,7 @@ same field are a conflict, which ends the run with a `ContextConflictError`. Ste
 share the object itself; there the last one to write wins, as under the plain Runner, and nobody could tell who wrote
 what.
 
-What a tool adds to `context.usage` is carried in the same way.
+What a tool adds to `context.usage` is carried in the same way, and so are its approvals and rejections of tool calls.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec, response_codec
 from inngest_agents import context_changes as changes
 from inngest_agents.context_changes import Change, Path
+from inngest_agents.decisions import make_again
 from inngest_agents.errors import ContextConflictError
 from inngest_agents.journal import Journal, StepScope, current_step
 
@@ -227,9 +228,10 @@ def carrier_of(journal: Journal, value: Any) -> Carrier | None:
 
 
 class StepContext:
-    """The context of one step: what it changes in the user's object and adds to the usage of the run."""
+    """The context of one step: what it changes in the user's object, adds to the usage of the run, and decides."""
 
     def __init__(self, journal: Journal, context: Any, step_id: str) -> None:
+        self._journal = journal
         self._context = context
         self._step_id = step_id
         self._carrier = carrier_of(journal, getattr(context, "context", None))
@@ -261,6 +263,14 @@ class StepContext:
         added = [response_codec.encode_usage(other) for target, other in step.added_usage if target is usage]
         if added:
             stored["usage"] = added
+        decided = [
+            decision.to_json(self._journal, self._step_id)
+            for decision in step.decisions
+            if sdk.share_decisions(decision.context, self._context)
+        ]
+        kept = [decision for decision in decided if decision is not None]
+        if kept:
+            stored["decisions"] = kept
         return stored or None
 
     async def apply(self, stored: dict[str, Any]) -> None:
@@ -280,6 +290,8 @@ class StepContext:
             self._carrier.apply(stored, self._step_id)
         for usage in stored.get("usage", ()):
             self._context.usage.add(response_codec.decode_usage(usage))
+        for decision in stored.get("decisions", ()):
+            make_again(decision, self._context, self._journal, self._step_id)
 
 
 @sdk.around("agents.usage", "Usage.add", ("self", "other"))

@@ -26,6 +26,7 @@ from inngest_agents.step_ids import planned_id, run_tag
 
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger, Reservation
+    from inngest_agents.decisions import Decision
     from inngest_agents.driver import Driver
     from inngest_agents.instrument.model import DurableModel
     from inngest_agents.instrument.sandbox_session import DurableSandbox
@@ -54,6 +55,8 @@ class StepScope:
     nested_usage: list[UsageRecord] = dataclasses.field(default_factory=list)
     added_usage: list[tuple[Any, Any]] = dataclasses.field(default_factory=list)
     """What was added to which `Usage` of the SDK."""
+    decisions: list[Decision] = dataclasses.field(default_factory=list)
+    """The approvals and rejections of tool calls that were made."""
     maybe_repeated: bool = False
     """Whether an earlier attempt may have been cut off in mid-work: only the first new steps of a request can."""
     record: StepRecord | None = None
@@ -192,18 +195,18 @@ class Journal:
         self.finish_cancelled: Callable[[], Awaitable[None]] | None = None
         """Writes what a loop has added to its session, where the user has cancelled it."""
         self._order = 0
-        self.agents: list[str] = []
-        """Names of the agents in order of their first turn."""
+        self.agents: list[Any] = []
+        """The agents that loops have started with or that have had a turn, in that order."""
 
     def next_order(self) -> int:
         """The place of a step in the order in which the run asks."""
         self._order += 1
         return self._order
 
-    def note_agent(self, name: str) -> None:
-        """An agent has its turn."""
-        if name not in self.agents:
-            self.agents.append(name)
+    def note_agent(self, agent: Any) -> None:
+        """A loop starts with an agent, or it has its turn."""
+        if all(known is not agent for known in self.agents):
+            self.agents.append(agent)
 
     def stats(self, starting_agent: str, result: Any) -> RunStats:
         """The statistics of the run so far: a pure aggregation."""

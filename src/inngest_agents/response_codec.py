@@ -107,7 +107,7 @@ def decode_usage(value: Any) -> Usage:
     return _USAGE_ADAPTER.validate_python({**value, **whole})
 
 
-def _decode_item(item: Any) -> Any:
+def decode_item(item: Any) -> Any:
     """An output item that `encode_item` stored.
 
     `construct` takes what is newer than the SDK, but looks for the type of each field and costs ten times as much. So
@@ -128,7 +128,7 @@ def _has_numbers(item: Mapping[str, Any]) -> bool:
 def decode_response(value: Mapping[str, Any]) -> ModelResponse:
     """The response that `encode_response` stored."""
     items = [item_form.long(item) for item in value["output"]]
-    output = [_decode_item(item) for item in items]
+    output = [decode_item(item) for item in items]
     for index in value.get("dict_items", ()):
         output[index] = items[index]
     return ModelResponse(

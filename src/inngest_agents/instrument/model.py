@@ -56,7 +56,7 @@ def _get_model(original: Callable[..., Any], agent: Any, run_config: Any) -> Any
     scope.turn += 1
     scope.agent_name = agent.name
     scope.run_config = run_config
-    journal.note_agent(agent.name)
+    journal.note_agent(sdk.public_agent(agent))
     accounting.watch(model)
     return _durable(scope, model, _requested_name(agent, run_config, model), by_name=_is_chosen(agent, run_config))
 

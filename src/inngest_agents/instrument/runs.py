@@ -23,6 +23,7 @@ from inngest_agents.journal import Journal, current_journal, inside_scope
 async def _run(original: Callable[..., Any], self: Any, starting_agent: Any, input: Any, **kwargs: Any) -> Any:
     journal = current_journal()
     if journal is not None:
+        journal.note_agent(starting_agent)
         with inside_scope():
             kwargs["hooks"] = durable_hooks(journal, kwargs.get("hooks"))
             result = await _with_session(journal, original, self, starting_agent, input, kwargs)

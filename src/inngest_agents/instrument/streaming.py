@@ -217,6 +217,7 @@ async def _start_streaming(original: Callable[..., Any], *args: Any, **kwargs: A
     result: RunResultStreaming = kwargs["streamed_result"]
     if journal is None:
         return await original(*args, **kwargs)
+    journal.note_agent(kwargs["starting_agent"])
     with inside_scope() as scope:
         journal.has_begun = True
         if scope.path:
