@@ -33,6 +33,7 @@ from inngest_agents.resources import Resources, serves_many_requests
 from inngest_agents.rewind import Rewind
 from inngest_agents.scheduling import Scheduler, drop_markers
 from inngest_agents.step_ids import id_after, planned_id, tag_of
+from inngest_agents.thread_loop import is_in_thread_loop
 
 logger = logging.getLogger("inngest_agents")
 
@@ -67,7 +68,10 @@ class Driver:
         self._asked: dict[str, Asked] = {}
         self._loops: list[Loop] = []
         self._end = RequestEnd(engine)
-        self.loop_lasts: bool = before.loop_lasts if before is not None else serves_many_requests(self._end.loop)
+        # The loop of a sync function's thread stops with each run: what is done beside the answer would stay half done.
+        self.loop_lasts: bool = not is_in_thread_loop() and (
+            before.loop_lasts if before is not None else serves_many_requests(self._end.loop)
+        )
         deadline = None if max_runtime is None or engine.is_connect else self.shared.started + max_runtime
         self._steps = StepRunner(engine, self._end, self._asked, self.shared, deadline)
         self._scheduler = Scheduler(

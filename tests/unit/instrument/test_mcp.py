@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents.instrument.mcp import _connections
 from inngest_agents.options import ToolOptions
 from inngest_agents.testing import replayed
+from inngest_agents.thread_loop import run_in_thread_loop
 
 SCRIPT = Path(__file__).with_name("mcp_weather.py")
 
@@ -206,6 +208,36 @@ async def test_a_request_is_answered_before_its_connections_are_closed(http: tup
     assert open_at_answer[2]
     assert open_at_answer[4]
     assert mine not in _connections
+
+
+async def test_a_sync_function_has_closed_its_connections_when_it_answers(http: tuple[str, Path]) -> None:
+    mine = SlowToClose(params={"url": http[0]}, name="weather")
+    agent: Agent[Any] = Agent(name="a", model=ScriptedModel(two_calls() * 2), mcp_servers=[mine])
+    still_open: list[bool] = []
+
+    def both_runs(step: Any) -> list[str]:
+        """As in a sync function: the thread's loop stops after each run, and the thread serves further requests."""
+        try:
+            runs = [run_in_thread_loop(lambda: DurableRunner.run(agent, "hi", step=step)) for _ in range(2)]
+            return [run.final_output for run in runs]
+        finally:
+            still_open.append(mine in _connections)
+
+    threads = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
+
+    async def handler(step: Any) -> list[str]:
+        # Else the other thread would find what this one has left half closed, and wait for ever.
+        assert not any(still_open)
+        thread = threads[len(still_open) // 2 % 2]
+        return await asyncio.get_running_loop().run_in_executor(thread, both_runs, step)
+
+    run = await replayed(handler)
+    for thread in threads:
+        thread.shutdown()
+    assert run.result == ["sunny"] * 2
+    assert len(still_open) > 8
+    assert not any(still_open)
+    assert mine.session is None
 
 
 async def test_a_server_that_is_away_is_asked_again_by_the_engine(tmp_path: Path) -> None:
