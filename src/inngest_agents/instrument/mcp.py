@@ -208,24 +208,38 @@ class _Connection:
         self._enough = asyncio.Event()
         self.open: asyncio.Future[None] = self.loop.create_future()
         self._task = self.loop.create_task(self._hold(), context=contextvars.Context())
+        # Known until then: a server that is being closed still has its session, and looks connected by the user.
+        self._task.add_done_callback(self._ended)
 
     async def _hold(self) -> None:
         try:
             await self._server.connect()
-            self.open.set_result(None)
-            try:
-                await self._enough.wait()
-            finally:
-                self._closing = True
+        except BaseException:
+            self._closing = True
+            if sdk.is_mcp_connected(self._server):  # a `connect` of the user's own ended after the SDK's had connected
                 await self._server.cleanup()
-        except BaseException as error:
-            if self.open.done() or not isinstance(error, Exception):
-                raise
-            self.open.set_exception(error)
+            raise
+        self.open.set_result(None)
+        try:
+            await self._enough.wait()
         finally:
-            # Known until here: a server that is being closed still has its session, and looks connected by the user.
-            if _connections.get(self._server) is self:
-                del _connections[self._server]
+            self._closing = True
+            await self._server.cleanup()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if _connections.get(self._server) is self:
+            del _connections[self._server]
+        if self.open.done():
+            return
+        if task.cancelled() or (error := task.exception()) is None:
+            self.open.cancel()
+        else:
+            self.open.set_exception(error)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server was connected; it may be closed again."""
+        return self.open.done() and not self.open.cancelled() and self.open.exception() is None
 
     @property
     def is_free(self) -> bool:
@@ -238,11 +252,16 @@ class _Connection:
         self._enough.set()
 
     async def release(self) -> None:
-        """One user less; the last one closes the connection."""
+        """One user less; the last one closes the connection, or gives up opening it."""
         self.users -= 1
-        if self.users == 0:
-            self.give_up()
-            await asyncio.wait((self._task,))
+        if self.users > 0:
+            return
+        self.give_up()
+        is_given_up = not self.open.done()
+        if is_given_up:  # the steps that wanted it were cancelled, and it may never open
+            self._task.cancel()
+        await asyncio.wait((self._task,))
+        if not (is_given_up and self._task.cancelled()):
             self._task.result()
 
 
@@ -272,7 +291,8 @@ async def _connected(server: MCPServer, resources: Resources) -> _Connection | N
         resources.add(connection, connection.release)
     try:
         await asyncio.shield(connection.open)
-    except Exception:
-        resources.forget(connection)
+    except BaseException:
+        if connection.open.done() and not connection.is_open:  # else it is the step that was cancelled
+            resources.forget(connection)
         raise
     return connection

@@ -240,6 +240,72 @@ async def test_a_sync_function_has_closed_its_connections_when_it_answers(http: 
     assert mine.session is None
 
 
+class NeverReady(MCPServerStdio):
+    """Waits for ever once it is connected, as one does that logs in at a service that does not answer."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__(params={"command": sys.executable, "args": [str(SCRIPT), str(log)]}, name="weather")
+        self.told: list[str] = []
+        self.is_waiting = asyncio.Event()
+
+    async def connect(self) -> None:
+        await super().connect()  # type: ignore[no-untyped-call]
+        self.is_waiting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.told.append("cancelled")
+            raise
+
+
+async def test_a_run_that_is_given_up_while_it_connects_gives_up_the_connection(log: Path) -> None:
+    server = NeverReady(log)
+    agent: Agent[Any] = Agent(name="a", model=ScriptedModel([]), mcp_servers=[server])
+    given_up: list[str] = []
+
+    async def handler(step: Any) -> str:
+        running = asyncio.ensure_future(DurableRunner.run(agent, "hi", step=step))
+        await server.is_waiting.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        given_up.extend(server.told)
+        return "answered"
+
+    run = await asyncio.wait_for(replayed(handler), 30)
+    assert run.result == "answered"
+    assert given_up == ["cancelled"]
+    assert server not in _connections
+    assert server.session is None  # else it would look like one that the user has connected
+
+
+async def test_an_agent_tool_whose_server_never_connects_runs_into_its_timeout(log: Path) -> None:
+    server = NeverReady(log)
+    tool = Agent(name="inner", model=ScriptedModel([]), mcp_servers=[server]).as_tool("ask", "Asks")
+    tool.timeout_seconds = 0.2
+    script = [[function_call("ask", {"input": "why"}, call_id="c1")], [assistant_message("no answer")]]
+    run = await asyncio.wait_for(durably(Agent(name="outer", model=ScriptedModel(script), tools=[tool])), 30)
+    assert run.result.final_output == "no answer"
+    assert server not in _connections
+    assert server.session is None
+
+
+async def test_a_server_that_is_cancelled_from_within_while_it_connects_fails_the_step(log: Path) -> None:
+    server = stdio(log)
+    tries: list[int] = []
+
+    async def connect() -> None:
+        tries.append(1)
+        raise asyncio.CancelledError
+
+    server.connect = connect  # type: ignore[method-assign]
+    agent: Agent[Any] = Agent(name="a", model=ScriptedModel([]), mcp_servers=[server])
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(durably(agent, max_attempts=2), 30)
+    assert len(tries) == 2
+    assert server not in _connections
+
+
 async def test_a_server_that_is_away_is_asked_again_by_the_engine(tmp_path: Path) -> None:
     away: Any = MCPServerStdio(params={"command": str(tmp_path / "missing"), "args": []}, name="weather")
     agent: Agent[Any] = Agent(name="a", model=ScriptedModel([]), mcp_servers=[away])
