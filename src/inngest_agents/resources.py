@@ -60,7 +60,11 @@ class Resources:
             self._owners.pop(key)
             try:
                 await close()
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+                    raise
+                # Nobody cancels this task: the resource was cancelled from within, and has failed like any other.
                 logger.warning("closing a resource at the end of the request failed", exc_info=True)
 
 

@@ -306,6 +306,23 @@ async def test_a_server_that_is_cancelled_from_within_while_it_connects_fails_th
     assert server not in _connections
 
 
+async def test_a_server_that_is_cancelled_from_within_while_it_is_closed_does_not_end_the_run(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    mine = server()
+    clean_up = mine.cleanup
+
+    async def cleanup() -> None:
+        await clean_up()  # type: ignore[no-untyped-call]
+        raise asyncio.CancelledError("lost the connection")
+
+    mine.cleanup = cleanup  # type: ignore[method-assign]
+    run = await durably(Agent(name="a", model=ScriptedModel(two_calls()), mcp_servers=[mine]))
+    assert run.result.final_output == "sunny"
+    assert mine not in _connections
+    assert "closing a resource" in caplog.text
+
+
 async def test_a_server_that_is_away_is_asked_again_by_the_engine(tmp_path: Path) -> None:
     away: Any = MCPServerStdio(params={"command": str(tmp_path / "missing"), "args": []}, name="weather")
     agent: Agent[Any] = Agent(name="a", model=ScriptedModel([]), mcp_servers=[away])
