@@ -112,6 +112,7 @@ invoke_context: Final[Any] = name("agents.tool", "_get_function_tool_invoke_cont
 consume_default_failure: Final[Any] = name("agents.tool", "_consume_function_tool_default_failure")
 DEFAULT_FAILURE_ATTRIBUTE: Final[str] = name("agents.tool", "_DEFAULT_FAILURE_HANDLED_ATTR")
 failure_text: Final[Any] = name("agents.tool", "maybe_invoke_function_tool_failure_error_function")
+_failure_function: Final[Any] = name("agents.tool", "resolve_function_tool_failure_error_function")
 InvocationResult: Final[Any] = name("agents.tool", "_FunctionToolInvocationResult")
 timeout_text: Final[Any] = name("agents.tool", "default_tool_timeout_error_message")
 # util/_error_tracing.py: tells the generation span in a task that it is cancelled for a time-out.
@@ -152,6 +153,11 @@ def handles_failures(function_tool: agents.FunctionTool) -> bool:
 def uses_default_failure_text(function_tool: agents.FunctionTool) -> bool:
     """Whether the text for a failure is the SDK's own, so that no code of the user runs for it."""
     return bool(getattr(function_tool, "_use_default_failure_error_function", False))
+
+
+def has_failure_function(function_tool: agents.FunctionTool, context: Any) -> bool:
+    """Whether a text is made for the model where the tool fails in this context; else its failure ends the run."""
+    return _failure_function(function_tool, context) is not None
 
 
 def report_handled_error(function_tool: agents.FunctionTool, error: Exception, arguments: str, context: Any) -> None:

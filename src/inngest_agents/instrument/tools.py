@@ -253,6 +253,26 @@ async def _failure_text(
     return text, was_default
 
 
+@sdk.around("agents.tool", "maybe_invoke_function_tool_failure_error_function", ("function_tool", "context", "error"))
+async def _cancellation_text(
+    original: Callable[..., Any], *, function_tool: Any, context: Any, error: BaseException
+) -> Any:
+    """The text that tells the model that a tool was cancelled from within; the SDK's loop asks for it, not its invoker.
+
+    The user's own function for it is a step, as for any other failure.
+    """
+    journal = current_journal()
+    is_users = sdk.has_failure_function(function_tool, context) and not sdk.uses_default_failure_text(function_tool)
+    if journal is None or not is_users or not isinstance(error, asyncio.CancelledError):
+        return await original(function_tool=function_tool, context=context, error=error)
+
+    async def call(_: StepScope) -> Any:
+        return await original(function_tool=function_tool, context=context, error=error)
+
+    label = f"{tool_label(function_tool.name, context.tool_call_id)} error text"
+    return await run_step(journal, label, "other", call, name=function_tool.name, context=context)
+
+
 async def _timed_out(journal: Journal, label: str, function_tool: Any, context: Any) -> Any:
     error = ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=function_tool.timeout_seconds)
     if function_tool.timeout_behavior == "raise_exception":

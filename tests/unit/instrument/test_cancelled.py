@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from agents import Agent, CustomTool, GuardrailFunctionOutput, InputGuardrail, Runner, SQLiteSession, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.tracing import FunctionSpanData, Span, Trace, TracingProcessor
+from agents.tracing.setup import get_trace_provider
 from openai.types.responses import ResponseCustomToolCall
-from oracle import both
+from oracle import both, seen, shown
 
 from inngest_agents import DurableRunner
 from inngest_agents.testing import replayed
@@ -37,6 +39,77 @@ async def test_a_tool_that_is_cancelled_from_within_is_tried_again_and_then_told
 
     await both(lambda model: Agent(name="a", model=model, tools=[cancelled, fine]), two_calls, max_attempts=3)
     assert tried == 1 + 3
+
+
+class ToolErrors(TracingProcessor):
+    """Notes the errors of the spans of tool calls."""
+
+    def __init__(self) -> None:
+        self.errors: list[Any] = []
+
+    def on_span_end(self, span: Span[Any]) -> None:
+        if isinstance(span.span_data, FunctionSpanData):
+            self.errors.append(span.error)
+
+    def on_span_start(self, span: Span[Any]) -> None: ...
+    def on_trace_start(self, trace: Trace) -> None: ...
+    def on_trace_end(self, trace: Trace) -> None: ...
+    def shutdown(self) -> None: ...
+    def force_flush(self) -> None: ...
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_what_the_user_tells_of_a_tool_that_is_cancelled_from_within_is_a_step(
+    nested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    async def tell(_: Any, error: Exception) -> str:
+        told.append(f"{type(error).__name__} {error}")
+        return f"told {len(told)}"
+
+    def build(model: ScriptedModel) -> Agent[Any]:
+        async def check(*_: Any) -> GuardrailFunctionOutput:
+            raise asyncio.CancelledError("lost the connection")
+
+        @function_tool(failure_error_function=tell)
+        async def cancelled() -> str:
+            raise asyncio.CancelledError("lost the connection")
+
+        guardrail = InputGuardrail(check, name="check", run_in_parallel=False)
+        inner: Agent[Any] = Agent(name="inner", model=ScriptedModel([]), input_guardrails=[guardrail])
+        tool = inner.as_tool("cancelled", "is cancelled", failure_error_function=tell) if nested else cancelled
+        return Agent(name="a", model=model, tools=[tool])
+
+    def script() -> list[Any]:
+        arguments = {"input": "x"} if nested else {}
+        return [
+            [function_call("cancelled", arguments, call_id="c1")],
+            [function_call("cancelled", arguments, call_id="c2")],
+            [assistant_message("done")],
+        ]
+
+    provider: Any = get_trace_provider()
+    plain_model, durable_model = ScriptedModel(script()), ScriptedModel(script())
+    plain_spans, durable_spans = ToolErrors(), ToolErrors()
+    monkeypatch.setattr(provider._multi_processor, "_processors", (plain_spans,))
+    plain = await Runner.run(build(plain_model), "hi")
+    told_plainly = told.copy()
+    told.clear()
+    monkeypatch.setattr(provider._multi_processor, "_processors", (durable_spans,))
+    agent = build(durable_model)
+    run = await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
+
+    assert told == told_plainly
+    assert len(told) == 2
+    assert shown(run.result) == shown(plain)
+    assert seen(durable_model) == seen(plain_model)
+    assert [step for step in run.steps if "error text" in step] == [
+        "a/1.1 cancelled error text",
+        "a/2.1 cancelled error text",
+    ]
+    assert durable_spans.errors == plain_spans.errors
+    assert [error["message"] for error in plain_spans.errors] == ["Tool execution cancelled"] * 2
 
 
 async def test_a_cancelled_guardrail_ends_the_run_as_under_runner() -> None:
