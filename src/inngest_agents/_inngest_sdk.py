@@ -58,6 +58,7 @@ try:
     _in_parallel = _step_lib.in_parallel
     _prep_call_result = _comm_models._prep_call_result
     _CallResult = _execution_models.CallResult
+    _from_responses = _execution_models.CallResult.from_responses
     _StepInfo = _step_lib.StepInfo
     _StepUserlandInfo = _step_base.StepUserlandInfo
     _create_headers = _net.create_headers
@@ -448,12 +449,11 @@ def retry_later(response: StepResponse, error: Exception) -> ResponseInterrupt:
     return ResponseInterrupt(later)
 
 
-_from_responses = _CallResult.from_responses
-"""Makes the SDK's result of a request of the responses with which it was interrupted."""
-
-
 def _call_result_of(_: type[Any], responses: list[StepResponse]) -> _execution_models.CallResult:
-    """`_from_responses`, for what it does not know: a time to retry at, and responses that stand for none."""
+    """The SDK's result of an interrupted request, also of what it does not know.
+
+    That is a time to retry at, and responses that stand for none.
+    """
     responses = [one for one in responses if not _is_void(one)] or responses
     if len(responses) == 1 and isinstance(responses[0], _RetryLater):
         return _CallResult(error=responses[0]._error)

@@ -7,7 +7,7 @@ an instant model 0.4 ms faster; but a process that dies meanwhile repeats the to
 
 A save is repeated on a cut connection or a 5xx, since the server ignores a step that it has already. If it stays
 impossible, the steps are answered in the 206 as if there were no checkpointing. 409 means that another worker owns the
-run, 404 that the run has ended: then everything stops.
+run, 404 that the run has ended: then everything stops. But a 404 of a path that is not there says nothing of the run.
 """
 
 from __future__ import annotations
