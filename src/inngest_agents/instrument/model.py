@@ -284,10 +284,14 @@ async def model_timeout(settings: Any) -> AsyncIterator[None]:
 
 
 def _requested_name(agent: Any, run_config: Any, model: Model) -> str:
-    for candidate in (run_config.model, agent.model, getattr(model, "model", None)):
+    """The name that the model was asked for by: the run's choice goes before the agent's, as in the SDK's `get_model`."""
+    for candidate in (run_config.model, agent.model):
+        if isinstance(candidate, Model):
+            break  # what another was asked for by is not this one's name
         if isinstance(candidate, str) and candidate:
             return candidate
-    return type(model).__name__
+    own = getattr(model, "model", None)
+    return own if isinstance(own, str) and own else type(model).__name__
 
 
 def _is_chosen(agent: Any, run_config: Any) -> bool:

@@ -83,6 +83,17 @@ async def test_a_plain_run_inside_a_tool_is_counted_and_priced_by_its_own_model(
     assert (stats.total_cost, stats.cost_complete) == (Decimal("0.201"), True)
 
 
+async def test_a_model_that_the_run_config_gives_as_an_object_is_not_named_by_the_agents() -> None:
+    """The SDK asks the run's model, so that is what was billed."""
+    config = RunConfig(model=Counting([DONE], "small", 1000), tracing_disabled=True)
+    agent = Agent(name="boss", model="big")
+    run = await replayed(
+        lambda step: DurableRunner.run(agent, "hi", step=step, options=DurableOptions(prices=PRICES), run_config=config)
+    )
+    assert used(run.result.stats, "by_model") == {"small": (1, 1000)}
+    assert run.result.stats.total_cost == Decimal("0.001")
+
+
 async def test_each_agent_of_a_plain_run_is_counted_for_itself_however_deep() -> None:
     other = helper(name="other")
     inner = helper(
