@@ -284,7 +284,7 @@ async def model_timeout(settings: Any) -> AsyncIterator[None]:
 
 
 def _requested_name(agent: Any, run_config: Any, model: Model) -> str:
-    """The name that the model was asked for by: the run's choice goes before the agent's, as in the SDK's `get_model`."""
+    """The name that the model was asked for by: the run's choice goes before the agent's, as in `get_model`."""
     for candidate in (run_config.model, agent.model):
         if isinstance(candidate, Model):
             break  # what another was asked for by is not this one's name
