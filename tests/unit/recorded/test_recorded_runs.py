@@ -144,7 +144,8 @@ async def test_record() -> None:
     outcome, _, basket = await run()
     recorded = {"facts": facts(outcome, basket), "steps": outcome.steps, "memos": outcome.memos}
     path = FOLDER / f"v{SCHEMA_VERSION}.json"
-    path.write_text(json.dumps(recorded, indent=1, sort_keys=True) + "\n")
+    text = json.dumps(recorded, indent=1, sort_keys=True)
+    path.write_text(text.replace(str(FOLDER.parents[2]), "/app") + "\n")  # the traceback names no one's own folder
 
 
 def test_there_is_a_recording_of_every_version() -> None:
