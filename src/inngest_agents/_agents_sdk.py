@@ -18,7 +18,7 @@ import sys
 import types
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import agents
 import anyio
@@ -118,9 +118,33 @@ timeout_text: Final[Any] = name("agents.tool", "default_tool_timeout_error_messa
 # util/_error_tracing.py: tells the generation span in a task that it is cancelled for a time-out.
 mark_model_timeout: Final[Any] = name("agents.util._error_tracing", "mark_model_timeout_task")
 
+# models/openai_*.py: the client of a model; and the HTTP client of one that its user has given none: OpenAI's own, or
+# the one that the SDK shares among the models that are named by a string.
+_OWN_HTTP_CLIENT: Final[type] = name("openai._base_client", "AsyncHttpxClientWrapper")
+_shared_http_client: Final[Any] = name("agents.models.openai_provider", "shared_http_client")
+for _model in (agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel):
+    if not hasattr(_model, "_get_client") or "_client" not in vars(_model("", cast("Any", None))):
+        raise MissingSeamError(f"agents.{_model.__name__}._client")
+
 for _part in INVOKER_PARTS:
     if _part not in FailureHandlingInvoker(None, None).__dict__:
         raise MissingSeamError(f"agents.tool._FailureHandlingFunctionToolInvoker.{_part}")
+
+
+def client_of(model: Any) -> Any:
+    """The client of one of OpenAI's models."""
+    return model._get_client()
+
+
+def set_client(model: Any, client: Any) -> None:
+    """Give one of OpenAI's models another client."""
+    model._client = client
+
+
+def has_default_http_client(client: Any) -> bool:
+    """Whether the user of a client of OpenAI's has left its HTTP client to OpenAI or the SDK."""
+    http = client._client
+    return type(http) is _OWN_HTTP_CLIENT or http is _shared_http_client()
 
 
 def raw_body(function_tool: agents.FunctionTool) -> Callable[..., Any]:

@@ -24,6 +24,8 @@ class Resources:
     """The open resources of one request of the engine. Steps find them with `current_resources`."""
 
     def __init__(self) -> None:
+        self.loop: Final = asyncio.get_running_loop()
+        """The event loop that serves the request; a tool's thread may have another one."""
         self._closers: dict[int, Callable[[], Awaitable[None]]] = {}
         self._owners: dict[int, object] = {}
 

@@ -107,8 +107,8 @@ class Office:
 
 
 @contextlib.contextmanager
-def served(engine: EngineUnderTest, host: Host, function: inngest.Function[Any]) -> Iterator[None]:
-    with host(engine.client, [function]) as url:
+def served(engine: EngineUnderTest, host: Host, *functions: inngest.Function[Any]) -> Iterator[None]:
+    with host(engine.client, functions) as url:
         engine.register(f"{url}/api/inngest")
         yield
 
@@ -228,6 +228,49 @@ def test_async_functions_share_a_client_of_openai(
             assert [embedded.run("ask").output for _ in range(4)] == ["hello"] * 4
         assert len(asked.requests) == 4
         assert len(asked.connections) == (1 if host in (hosts.fastapi, hosts.django_asgi) else 4)
+
+
+@pytest.mark.parametrize("model", [OpenAIChatCompletionsModel, OpenAIResponsesModel], ids=["chat", "responses"])
+def test_sync_and_async_functions_share_a_client_of_openai(embedded: EngineUnderTest, model: Any) -> None:
+    """The connection that the async one keeps is none for the thread of the sync one, which asked over it in vain."""
+    with provider.serving(provider.scripted().Reply()) as asked:
+        client = AsyncOpenAI(api_key="k", base_url=asked.base_url, max_retries=0)
+        clerk = Agent(name="clerk", model=model("gpt-4o", client))
+
+        @embedded.client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event="ask"), retries=0)
+        async def ask(ctx: inngest.Context) -> Any:
+            return (await DurableRunner.run(clerk, "go", step=ctx.step, run_config=QUIET)).final_output
+
+        @embedded.client.create_function(fn_id="ask-sync", trigger=inngest.TriggerEvent(event="ask-sync"), retries=0)
+        def ask_sync(ctx: inngest.ContextSync) -> Any:
+            return DurableRunner.run_sync(clerk, "go", step=ctx.step, run_config=QUIET).final_output
+
+        with served(embedded, hosts.fastapi, ask, ask_sync):
+            assert [embedded.run(name).output for name in ("ask", "ask-sync") * 3] == ["hello"] * 6
+        assert len(asked.requests) == 6
+        assert len(asked.connections) == 4, "the async function keeps its connection"
+
+
+def test_a_sync_tool_runs_an_agent_with_the_same_client(embedded: EngineUnderTest) -> None:
+    """By `Runner.run_sync`, in an event loop of the tool's thread."""
+    with provider.serving(provider.scripted().Reply()) as asked:
+        client = AsyncOpenAI(api_key="k", base_url=asked.base_url, max_retries=0)
+        clerk = Agent(name="clerk", model=OpenAIResponsesModel("gpt-4o", client))
+
+        @function_tool(failure_error_function=None)
+        def colleague() -> str:
+            return str(Runner.run_sync(clerk, "and?", run_config=QUIET).final_output)
+
+        @embedded.client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event="ask"), retries=0)
+        async def ask(ctx: inngest.Context) -> Any:
+            script: Any = [[function_call("colleague", {}, call_id="c")], [assistant_message("hello")]]
+            office = Agent(name="office", model=ScriptedModel(script), tools=[colleague])
+            await DurableRunner.run(clerk, "go", step=ctx.step, run_config=QUIET)
+            return (await DurableRunner.run(office, "go", step=ctx.step, run_config=QUIET)).final_output
+
+        with served(embedded, hosts.fastapi, ask):
+            assert [embedded.run("ask").output for _ in range(2)] == ["hello"] * 2
+        assert len(asked.requests) == 4
 
 
 @pytest.mark.parametrize("host", SYNC, ids=names(SYNC))

@@ -205,8 +205,8 @@ class CountedModel(ForwardingModel):
         """One call of the model."""
         with collecting() as answer:
             try:
-                given, named = keep_no_connection(self._inner, args, kwargs)
-                response = await self._inner.get_response(*given, **named)
+                inner, given, named = keep_no_connection(self._inner, args, kwargs)
+                response = await inner.get_response(*given, **named)
             except BaseException:
                 self._note(answer.billed(self._inner, self._requested))
                 raise
@@ -218,8 +218,8 @@ class CountedModel(ForwardingModel):
         from inngest_agents.instrument.streaming import last_response
 
         items: list[Any] = []
-        given, named = keep_no_connection(self._inner, args, kwargs)
-        async for event in self._inner.stream_response(*given, **named):
+        inner, given, named = keep_no_connection(self._inner, args, kwargs)
+        async for event in inner.stream_response(*given, **named):
             response, is_complete = last_response(event, items)
             if response is not None:
                 answer = Answer()

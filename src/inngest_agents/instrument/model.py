@@ -112,9 +112,9 @@ class DurableModel(ForwardingModel):
             return await self._inner.get_response(*args, **kwargs)
 
         async def call(_: StepScope) -> ModelResponse:
-            given, named = keep_no_connection(self._inner, args, kwargs)
+            inner, given, named = keep_no_connection(self._inner, args, kwargs)
             async with model_timeout(settings_of(args, kwargs)):
-                return await self._inner.get_response(*given, **named)
+                return await inner.get_response(*given, **named)
 
         response: ModelResponse = await self.step(
             journal,

@@ -177,8 +177,8 @@ async def stream_turn(
     scope = current_scope()
 
     def begin() -> Any:
-        given, named = keep_no_connection(inner, args, kwargs)
-        return inner.stream_response(*given, **named)
+        asked, given, named = keep_no_connection(inner, args, kwargs)
+        return asked.stream_response(*given, **named)
 
     live = _Live(journal, scope, begin, args, kwargs)
     answer = asyncio.ensure_future(
