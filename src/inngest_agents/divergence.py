@@ -2,14 +2,17 @@
 
 Inngest looks a memo up by the step's id alone, and ignores memos that nobody asks for; so code that changed under a run
 would go on with answers to other questions. Each step therefore stores what it was asked for (kind, agent, name, and a
-digest of its input), and a run that ends must have asked for every memo that it has.
+digest of its input), and a run that ends must have asked for every memo that it has. A run that begins must not take
+the place of one that earlier requests have begun: under another name it would do all anew that the other one has done.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents import memo_head
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
     from inngest_agents.journal import Journal
 
 logger = logging.getLogger("inngest_agents")
+
+PATIENCE_SECONDS: Final = 5.0
+"""How long a run that begins waits for one that was begun beside it before, and that may come a little later here."""
+
+_POLL_SECONDS: Final = 0.05
 
 
 def digest(value: Any) -> str:
@@ -75,6 +83,32 @@ def unused(journal: Journal) -> DivergenceError | None:
         return None
     step_id, memo = left[0]
     found = f"nothing ({len(left)} remembered steps were not asked for)"
+    return _report(journal, DivergenceError(step_id, _describe(*_identity(memo, None)), found))
+
+
+async def replaced(journal: Journal) -> DivergenceError | None:
+    """Look for another run in the place of one of which nothing is remembered yet, before its first step.
+
+    Runs that follow each other are started in their order, so what is remembered of one that this request has not
+    started was made beside this one, or by code that has changed: its agent has another name now.
+
+    Returns:
+        The error to end the run with; None if there is none, or if the options only want a warning (which is given).
+    """
+    if not journal.driver.engine.memo_count:
+        return None
+    left = [(step_id, memo) for step_id, memo in journal.unused("") if _identity(memo, None)[0] == "model"]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        started = tuple(f"{name}/" for name in journal.driver.shared.names)
+        left = [(step_id, memo) for step_id, memo in left if not step_id.startswith(started)]
+        if not left:
+            return None
+        if time.monotonic() > deadline:
+            break
+        await asyncio.sleep(_POLL_SECONDS)
+    step_id, memo = left[0]
+    found = f"nothing, and begins a run {journal.name!r} instead"
     return _report(journal, DivergenceError(step_id, _describe(*_identity(memo, None)), found))
 
 

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from inngest_agents import divergence
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.errors import StoredVersionError
 from inngest_agents.memo_head import SCHEMA_VERSION, version_of
@@ -195,6 +196,9 @@ class Journal:
         self.finish_cancelled: Callable[[], Awaitable[None]] | None = None
         """Writes what a loop has added to its session, where the user has cancelled it."""
         self._order = 0
+        self._is_placed = not driven or driver.plan_only
+        """Whether the run is known to be the one that earlier requests have begun here, if there were any."""
+        self._placing = asyncio.Lock()
         self.agents: list[Any] = []
         """The agents that loops have started with or that have had a turn, in that order."""
 
@@ -250,12 +254,14 @@ class Journal:
 
         Raises:
             StoredVersionError: the memo is of a newer version, or of other code.
+            DivergenceError: earlier requests have begun another run in the place of this one.
             Exception: the error of a step that failed for good, with its original type where that is known.
         """
         spans = self.spans
         try:
             memo = self.driver.memo(request)
         except (Exception, asyncio.CancelledError) as error:
+            self._is_placed = True
             if isinstance(error, asyncio.CancelledError):
                 await self.driver.let_others_ask()
             if spans is not None:
@@ -263,17 +269,34 @@ class Journal:
                 spans.restore_starts(request.span_times)
             raise
         if memo is not None:
+            self._is_placed = True
             _check_version(memo)
             if spans is not None:
                 spans.before_step(is_new=False)
                 spans.restore_times(memo)
             return self._noted(memo, request)
+        if not self._is_placed:
+            await self._find_place()
         if spans is not None:
             spans.before_step(is_new=self.driver.asks_for_news)
             _store_times(request, spans)
         request.context = contextvars.copy_context()
         ask = self.driver.ask if self.is_driven else self.driver.ask_undriven
         return self._noted(await ask(request), request)
+
+    async def _find_place(self) -> None:
+        """Wait until it is known that the run is in its place; a group of plans waits for nothing.
+
+        Raises:
+            DivergenceError: it is in the place of another one.
+        """
+        async with self._placing:
+            if self._is_placed:
+                return
+            diverged = await divergence.replaced(self)
+            if diverged is not None:
+                raise diverged
+            self._is_placed = True
 
     def _noted(self, payload: dict[str, Any], request: StepRequest) -> dict[str, Any]:
         if request.record is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from agents import Agent, Model, ModelProvider, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 
-from inngest_agents import DivergenceError, DurableOptions, DurableRunner
+from inngest_agents import DivergenceError, DurableOptions, DurableRunner, divergence
 from inngest_agents.testing import replayed
 
 
@@ -143,3 +144,44 @@ async def test_a_divergence_is_not_told_to_the_model_as_a_tool_s_failure() -> No
 
     with pytest.raises(DivergenceError, match=r"looker/1\.1 look"):
         await go_on(looker(), "look up", memos)
+
+
+async def test_a_starting_agent_of_another_name_ends_the_run_before_it_does_anything_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(divergence, "PATIENCE_SECONDS", 0.1)
+    agent = looker("watcher")
+    with pytest.raises(DivergenceError, match=r"looker/1 model looker.*begins a run 'watcher' instead") as caught:
+        await go_on(agent, "look up", await first_steps(2))
+
+    assert caught.value.step_id == "looker/1 model looker"
+    assert isinstance(agent.model, ScriptedModel)
+    assert not agent.model.calls
+
+
+async def test_a_warning_lets_the_run_of_another_name_do_all_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(divergence, "PATIENCE_SECONDS", 0.1)
+    with caplog.at_level(logging.WARNING, logger="inngest_agents"):
+        run = await go_on(looker("watcher"), "look up", await first_steps(2), divergence="warn")
+
+    assert run.result.final_output == "blue"
+    assert "begins a run 'watcher' instead" in caplog.text
+
+
+async def test_a_run_beside_it_that_was_begun_before_may_come_later() -> None:
+    """An earlier request had a step of it, and was cut before the first one of this run had ended."""
+    memos, early, late = await first_steps(2), looker("early"), looker()
+    late.model = ScriptedModel([[assistant_message("blue")]])
+
+    async def body(step: Any) -> Any:
+        async def later() -> Any:
+            await asyncio.sleep(0.2)
+            return await DurableRunner.run(late, "look up", step=step)
+
+        return await asyncio.gather(DurableRunner.run(early, "look up", step=step), later())
+
+    run = await replayed(body, memos=memos)
+
+    assert [result.final_output for result in run.result] == ["blue", "blue"]

@@ -13,6 +13,7 @@ from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
 from inngest_agents.errors import (
     ContextConflictError,
+    DivergenceError,
     SandboxLostError,
     StoredVersionError,
     is_memoized,
@@ -154,7 +155,7 @@ async def run_step(
     try:
         attempts = journal.take_attempts(label, base)
         stored = await journal.step(request)
-    except (ContextConflictError, SandboxLostError, StoredVersionError) as error:
+    except (ContextConflictError, DivergenceError, SandboxLostError, StoredVersionError) as error:
         await journal.fail(error)
         raise
     except (Exception, asyncio.CancelledError) as error:
