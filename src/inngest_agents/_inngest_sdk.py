@@ -80,6 +80,9 @@ if TYPE_CHECKING:
 STEP_TYPES: Final = (_step_lib.Step, _step_lib.StepSync)
 """The types that `ctx.step` has in an async and in a sync Inngest function."""
 
+CONTEXT_TYPES: Final = (inngest.Context, inngest.ContextSync)
+"""The types of `ctx` itself."""
+
 
 class StepInfo(_StepInfo):
     """The SDK's `StepInfo` with the two optional fields of an opcode that the Python SDK does not know.

@@ -11,7 +11,7 @@ from agents.run_error_handlers import RunErrorHandlers
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import divergence, instrument
 from inngest_agents._http import close_connections
-from inngest_agents._inngest_sdk import STEP_TYPES
+from inngest_agents._inngest_sdk import CONTEXT_TYPES, STEP_TYPES
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable
 from inngest_agents.journal import Journal, current_journal, current_step, inside_run
@@ -282,6 +282,8 @@ def _check_step(step: Any, *, sync: bool, how: tuple[str, str] = (_HOW, _HOW_SYN
         told = f"step is missing: pass the step of the Inngest function's context. Write: {shown}"
     elif isinstance(step, unwanted):
         told = f"this step is of {'an async' if sync else 'a synchronous'} Inngest function. Write: {other}"
+    elif isinstance(step, CONTEXT_TYPES):  # whose repr has the events in it
+        told = f"step is the Inngest function's context itself: pass its step. Write: {shown}"
     else:
         told = f"step must be the step of the Inngest function's context, not {step!r}. Write: {shown}"
     raise non_retriable(TypeError(told))

@@ -56,6 +56,14 @@ async def test_a_wrong_step_is_an_error_that_shows_the_right_call_and_is_not_ret
     assert STREAMED in str(caught.value)
 
 
+async def test_the_context_in_place_of_its_step_is_told_without_its_events() -> None:
+    context: Any = inngest.Context.__new__(inngest.Context)
+    with pytest.raises(TypeError, match="is the Inngest function's context itself: pass its step") as caught:
+        await DurableRunner.run(agent(), "go", step=context)
+    assert ASYNC in str(caught.value)
+    assert isinstance(caught.value, inngest.NonRetriableError)
+
+
 async def test_a_missing_step_is_an_error_that_shows_the_right_call_and_is_not_retried() -> None:
     with pytest.raises(TypeError, match="step is missing") as caught:
         await DurableRunner.run(agent(), "go")

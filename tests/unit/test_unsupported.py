@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import inngest
 import pytest
 from agents import Agent
 from agents.realtime import RealtimeAgent
@@ -33,3 +34,22 @@ async def test_a_plain_agent_is_not_refused() -> None:
     agent = Agent(name="a", model=ScriptedModel([[assistant_message("hello")]]))
     run = await replayed(lambda step: DurableRunner.run(agent, "hi", step=step))
     assert run.result.final_output == "hello"
+
+
+GREETER: Any = Agent(name="a", model=ScriptedModel([[assistant_message("hello")]]))
+
+
+@pytest.mark.parametrize(
+    ("agent", "given", "told"),
+    [
+        (GREETER, None, "the input must be the user's message, .*, not None"),
+        ("hi", GREETER, "the input must be .*, not an object of type Agent"),
+        (None, "hi", "the first argument must be the agent to start with, not None"),
+        ("a", "hi", "the first argument must be the agent to start with, not an object of type str"),
+    ],
+    ids=["no input", "swapped", "no agent", "a name"],
+)
+async def test_what_is_no_agent_or_no_input_is_told_at_once(agent: Any, given: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told) as caught:
+        await replayed(lambda step: DurableRunner.run(agent, given, step=step))
+    assert isinstance(caught.value, inngest.NonRetriableError)
