@@ -28,6 +28,10 @@ class Grid:
     rows: list[tuple[str, ...]]
 
 
+LOG_WIDTH: Final = 160
+"""Columns where there is no terminal: the 80 that rich takes then cut figures in two, as in a worker's log."""
+
+
 def money(value: float | None, *, complete: bool = True) -> str:
     """Dollars for a reader: "$0.0123"; "?" if unknown; with "+" where a part of the cost is unknown."""
     if value is None:
@@ -164,13 +168,15 @@ def render(stats: RunStats, *, width: int | None = None, color: bool = False) ->
 
     Args:
         stats: what to show.
-        width: columns of the terminal; None for that of the terminal at hand.
+        width: columns; None for those of the terminal at hand, or for 160 where there is none.
         color: with ANSI colours.
     """
     try:
         from rich.console import Console
     except ImportError:
         return text_stats(stats)
+    if width is None and not Console().is_terminal:
+        width = LOG_WIDTH
     return draw(Console(width=width, force_terminal=color, no_color=not color), rich_stats(stats))
 
 

@@ -284,7 +284,7 @@ class RunStats:
         """A table for a terminal: by rich where it is installed, else in plain text.
 
         Args:
-            width: columns of the terminal; None for that of the terminal at hand.
+            width: columns; None for those of the terminal at hand, or for 160 where there is none.
             color: with ANSI colours.
         """
         from inngest_agents.stats.render import render

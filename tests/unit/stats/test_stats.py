@@ -217,6 +217,10 @@ def test_the_table_names_everything() -> None:
         assert shown in table
 
 
+def test_where_there_is_no_terminal_no_figure_is_cut_in_two() -> None:
+    assert "$0.000638   2.6 s" in RunStats.from_records(samples.records(), FACTS).table()
+
+
 def test_without_rich_the_table_is_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     stats = RunStats.from_records(samples.records(), FACTS)
     real = builtins.__import__
