@@ -113,8 +113,20 @@ class DurableOptions:
     def __post_init__(self) -> None:
         if (self.context_encode is None) != (self.context_decode is None):
             raise ValueError("context_encode and context_decode belong together: give both or none")
+        for model, entry in (self.prices or {}).items():
+            for field, value in entry.items():
+                if "cost" in field and "token" in field and not _is_price(value):
+                    # In the step that asks for it, it would fail the call after the provider has billed it.
+                    raise ValueError(f"prices[{model!r}][{field!r}] must be US dollars per token, not {value!r}")
 
     def for_tool(self, tool: Any, name: str) -> ToolOptions:
         """The options of one tool."""
         chosen = self.tools.get(name) or getattr(tool, _TOOL_OPTIONS_ATTRIBUTE, None)
         return chosen if isinstance(chosen, ToolOptions) else ToolOptions()
+
+
+def _is_price(value: Any) -> bool:
+    try:
+        return value is None or 0 <= float(value) < float("inf")
+    except (TypeError, ValueError):
+        return False

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inngest_agents import DurableOptions
 from inngest_agents.stats import Tokens, UsageRecord, price_table
 from inngest_agents.stats.pricing import price, with_price
 
@@ -300,3 +301,10 @@ print(json.dumps(sorted(m for m in set(sys.modules) - before if "." not in m)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"litellm", "tiktoken", "rich", "opentelemetry"} & set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("wrong", ["$2", -1e-6, float("nan"), [1e-6]], ids=str)
+def test_a_price_that_is_none_is_told_before_anything_is_billed(wrong: Any) -> None:
+    prices: Any = {"m": {"input_cost_per_token": 1e-6, "output_cost_per_token": wrong}}
+    with pytest.raises(ValueError, match=r"prices\['m'\]\['output_cost_per_token'\] must be US dollars per token, not"):
+        DurableOptions(prices=prices)
