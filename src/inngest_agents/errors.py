@@ -66,7 +66,9 @@ class DivergenceError(inngest.NonRetriableError):
         super().__init__(
             f"the replay of step {step_id!r} asks for {found}, but the step was run for {expected}. "
             "The code or the input of the run changed under way: deploy the old code until the run has ended, start "
-            "the run anew, or pass DurableOptions(divergence='warn') to go on with what was remembered."
+            "the run anew, or pass DurableOptions(divergence='warn') to go on with what was remembered. If nothing was "
+            "deployed, something in it is made anew by each request (the time, a random number, what a database "
+            "answers): make that in a step, such as ctx.step.run('now', …)."
         )
         self.step_id = step_id
         self.expected = expected
