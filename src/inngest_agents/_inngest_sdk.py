@@ -37,6 +37,7 @@ import pydantic
 try:
     from inngest._internal import const as _const
     from inngest._internal import errors as _errors
+    from inngest._internal import execution_lib as _execution_lib
     from inngest._internal import net as _net
     from inngest._internal import server_lib as _server_lib
     from inngest._internal import step_lib as _step_lib
@@ -55,6 +56,7 @@ try:
     hash_step_id = _transforms.hash_step_id
     hash_signing_key = _transforms.hash_signing_key
     _in_step = _execution_models._in_step
+    _get_step_context = _execution_lib.get_step_context
     _in_parallel = _step_lib.in_parallel
     _prep_call_result = _comm_models._prep_call_result
     _CallResult = _execution_models.CallResult
@@ -82,6 +84,14 @@ STEP_TYPES: Final = (_step_lib.Step, _step_lib.StepSync)
 
 CONTEXT_TYPES: Final = (inngest.Context, inngest.ContextSync)
 """The types of `ctx` itself."""
+
+
+def is_of_another_call(step: Any) -> bool:
+    """Whether the function around the caller has another step; of a synchronous one the SDK does not tell."""
+    try:
+        return _get_step_context() is not step
+    except LookupError:
+        return False
 
 
 class StepInfo(_StepInfo):

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeVar
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.asked import Asked, Loop, Shared, end_task, free_frames
 from inngest_agents.checkpoint import Checkpointer, SaveOutcome
-from inngest_agents.errors import rebuild, stored_span_times
+from inngest_agents.errors import non_retriable, rebuild, stored_span_times
 from inngest_agents.execution import StepRunner
 from inngest_agents.journal import StepRequest
 from inngest_agents.request_end import RequestEnd
@@ -87,8 +87,12 @@ class Driver:
         """The driver of the request that `step` belongs to.
 
         Raises:
-            TypeError: `step` is not the `step` of an Inngest context.
+            TypeError: `step` is not the `step` of an Inngest context, or of another call; the latter is not retried.
         """
+        if sdk.is_of_another_call(step):
+            # Its steps would go to another run, and the answer to this one's request might have none, for ever.
+            told = "this step is of another call of the function: it was kept. Pass the ctx.step of this call each time"
+            raise non_retriable(TypeError(told))
         engine = sdk.EngineRequest(step)
         found: Driver | None = getattr(step, _ATTRIBUTE, None)
         if found is not None and found.serves(engine):

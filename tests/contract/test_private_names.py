@@ -36,6 +36,7 @@ INNGEST = [
     ("inngest._internal.step_lib.base", "StepUserlandInfo"),
     ("inngest._internal.execution_lib.models", "CallResult.from_responses"),
     ("inngest._internal.execution_lib.models", "_in_step"),
+    ("inngest._internal.execution_lib", "get_step_context"),
     ("inngest._internal.comm_lib.models", "_prep_call_result"),
     ("inngest._internal.middleware_lib", "MiddlewareManager.transform_output"),
     ("inngest._internal.middleware_lib", "MiddlewareManager.transform_output_sync"),

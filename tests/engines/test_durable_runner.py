@@ -331,3 +331,21 @@ async def test_structured_output_comes_back_as_its_type_and_as_json(engine: Engi
 
     assert run(engine).output["final_output"] == {"guilty": False, "reason": "no proof"}
     assert seen[-1] == Verdict(guilty=False, reason="no proof")
+
+
+async def test_a_step_that_was_kept_from_another_call_is_told_and_not_waited_for(engine: EngineUnderTest) -> None:
+    """By an object that several runs share, say. Its run is over, and nobody would answer for this one."""
+    kept: list[Any] = []
+
+    @engine.client.create_function(fn_id="keep", trigger=inngest.TriggerEvent(event="keep"))
+    async def keep(ctx: inngest.Context) -> Any:
+        kept.append(ctx.step)
+        agent = Agent(name="worker", model=ScriptedModel([[assistant_message("done")]]))
+        return (await DurableRunner.run(agent, "go", step=kept[0])).final_output
+
+    engine.serve([keep])
+    assert engine.run("keep").output == "done"
+    outcome = engine.run("keep")
+
+    assert outcome.status == "Failed"
+    assert "of another call of the function" in outcome.output["message"]
