@@ -50,7 +50,7 @@ def dev(
     url: Annotated[list[str] | None, typer.Option("--url", "-u", help="Where an app serves Inngest.")] = None,
     *,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", "-p", help="The port to listen on.")] = 8288,
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="The port to listen on.")] = 8288,
     db: Db = DEFAULT_DB,
     poll: Annotated[float, typer.Option(help="Ask apps for changed functions every so many seconds; 0: never.")] = 5.0,
     no_console: Annotated[bool, typer.Option("--no-console", help="A line per change instead of the view.")] = False,
@@ -74,7 +74,7 @@ def runs(
     *,
     db: Db = DEFAULT_DB,
     url: Server = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 20,
 ) -> None:
     """List the latest runs, of the embedded engine or (--url) of an Inngest server."""
     import time

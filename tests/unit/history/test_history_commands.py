@@ -414,3 +414,9 @@ def test_help_needs_no_library_of_the_commands() -> None:
     done = run("costs", "--help")
     assert done.exit_code == 0
     assert "--plot" in done.stdout
+
+
+def test_numbers_that_make_no_sense_are_told_without_a_traceback() -> None:
+    for arguments in (("dev", "--port", "99999"), ("runs", "--limit", "0")):
+        done = run(*arguments)
+        assert (done.exit_code, "Invalid value" in done.output) == (2, True)
