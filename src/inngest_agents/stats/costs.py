@@ -131,7 +131,8 @@ def cost_table(rows: Sequence[CostRow], by: Sequence[Dimension], *, width: int |
         from rich.console import Console
     except ImportError:
         return printable(text_table(grid, text_columns=len(by)))
-    return draw(Console(width=width, no_color=True), rich_table(grid, text_columns=len(by)))
+    console = Console(width=width, no_color=True)
+    return draw(console, rich_table(grid, width=console.width, text_columns=len(by)))
 
 
 def cost_csv(rows: Iterable[CostRow], by: Sequence[Dimension]) -> str:

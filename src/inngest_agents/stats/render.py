@@ -32,6 +32,10 @@ LOG_WIDTH: Final = 160
 """Columns where there is no terminal: the 80 that rich takes then cut figures in two, as in a worker's log."""
 
 
+MIN_NAME: Final = 6
+"""Columns that a name must have left to be read."""
+
+
 def money(value: float | None, *, complete: bool = True) -> str:
     """Dollars for a reader: "$0.0123"; "?" if unknown; with "+" where a part of the cost is unknown."""
     if value is None:
@@ -109,23 +113,35 @@ def grids(stats: RunStats) -> Iterable[Grid]:
             yield breakdown_grid(title, sums)
 
 
-def rich_table(grid: Grid, *, text_columns: int = 1) -> RenderableType:
-    """A table of rich. Needs rich."""
+def rich_table(grid: Grid, *, width: int, text_columns: int = 1) -> RenderableType:
+    """A table of rich, for so many columns of a terminal. Needs rich."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    # A figure that is cut in two reads as two, so the names are folded instead, as long as something is left of them.
+    is_whole = _figures_width(grid, text_columns) + MIN_NAME * text_columns <= width
     for place, column in enumerate(grid.columns):
-        table.add_column(column, justify="left" if place < text_columns else "right", overflow="fold")
+        if place < text_columns:
+            table.add_column(column, overflow="fold")
+        else:
+            table.add_column(column.replace(" ", "\n"), justify="right", overflow="fold", no_wrap=is_whole)
     for row in grid.rows:
         # Text, because rich would read "[…]" in a string as markup.
         table.add_row(*(Text(printable(cell)) for cell in row))
     return table
 
 
-def rich_stats(stats: RunStats) -> RenderableType:
-    """All of a run's statistics for rich. Needs rich."""
+def _figures_width(grid: Grid, text_columns: int) -> int:
+    """What a table takes beside its names: its figures, and the space between all columns."""
+    figures = range(text_columns, len(grid.columns))
+    widest = [max(map(len, (*grid.columns[at].split(), *(row[at] for row in grid.rows)))) for at in figures]
+    return sum(widest) + 3 * len(grid.columns)
+
+
+def rich_stats(stats: RunStats, *, width: int = 80) -> RenderableType:
+    """All of a run's statistics for rich, for so many columns of a terminal. Needs rich."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -133,7 +149,7 @@ def rich_stats(stats: RunStats) -> RenderableType:
     head = Table.grid(padding=(0, 2))
     for name, value in totals(stats):
         head.add_row(Text(name, style="bold"), Text(printable(value)))
-    return Group(head, *map(rich_table, grids(stats)))
+    return Group(head, *(rich_table(grid, width=width) for grid in grids(stats)))
 
 
 def text_table(grid: Grid, *, text_columns: int = 1) -> str:
@@ -177,7 +193,8 @@ def render(stats: RunStats, *, width: int | None = None, color: bool = False) ->
         return text_stats(stats)
     if width is None and not Console().is_terminal:
         width = LOG_WIDTH
-    return draw(Console(width=width, force_terminal=color, no_color=not color), rich_stats(stats))
+    console = Console(width=width, force_terminal=color, no_color=not color)
+    return draw(console, rich_stats(stats, width=console.width))
 
 
 def draw(console: Any, renderable: RenderableType) -> str:

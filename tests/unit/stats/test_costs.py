@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import run_samples as samples
 
-from inngest_agents.stats import RunStats
+from inngest_agents.stats import RunStats, StepRecord
 from inngest_agents.stats.costs import (
     Dimension,
     RunInfo,
@@ -86,6 +86,15 @@ def test_the_table_has_a_total(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", no_rich)
     assert "Total" in cost_table(rows, ("function", "model"))
+
+
+def test_a_terminal_of_80_columns_shows_figures_in_one_piece() -> None:
+    usage = samples.usage("gpt-4o", 2_394_721, 134_752, "0.000638")
+    step = StepRecord(kind="model", step_id="1 model m", name="gpt-4o", usage=usage)
+    runs = [(RunInfo("r1", "run-agent", samples.START), RunStats.from_records([step]))]
+    table = cost_table(sum_costs(runs, ("day", "model")), ("day", "model"), width=80)
+    total = table.splitlines()[-1].split()
+    assert (total[3], *total[5:]) == ("2,394,721", "134,752", "$0.000638")
 
 
 def test_csv_is_exact_and_runs_no_formula() -> None:
