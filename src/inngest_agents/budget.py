@@ -9,7 +9,6 @@ remembered needs no check.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import inngest
 from agents.exceptions import AgentsException
 
+from inngest_agents.process_end import in_thread
 from inngest_agents.stats.breakdown import EXACT, decimal_text
 from inngest_agents.stats.pricing import PriceList, price
 from inngest_agents.stats.records import StepRecord, Tokens, UsageRecord
@@ -192,7 +192,8 @@ class BudgetLedger:
             from inngest_agents.stats import price_table
 
             if price_table.loaded() is None:
-                await asyncio.to_thread(self._price, model, more.get("provider", ""), Tokens(input_tokens=1))
+                provider = more.get("provider", "")
+                await in_thread(lambda: self._price(model, provider, Tokens(input_tokens=1)))
         return self.check_model_call(agent, estimated_input_tokens, model, **more)
 
     def check_tool_calls(self, agent: str, count: int = 1) -> list[Reservation]:

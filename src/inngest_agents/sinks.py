@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_check
 
 from agents.stream_events import AgentUpdatedStreamEvent, RunItemStreamEvent
 
+from inngest_agents.process_end import in_thread
 from inngest_agents.response_codec import encode_item
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class SinkPump:
             if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(getattr(sink, "__call__", None)):  # noqa: B004
                 results: list[Any] = [sink(event) for event in batch]
             else:
-                results = await asyncio.to_thread(self._call_all, sink, batch)
+                results = await in_thread(lambda: self._call_all(sink, batch))
             for result in results:
                 await self._settle(result)
         except Exception as error:  # noqa: BLE001  a sink must not break the run

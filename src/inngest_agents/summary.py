@@ -7,7 +7,6 @@ where spans are wanted.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from inngest_agents.errors import is_lasting, qualified_name
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import SPANS, SUMMARY, Journal, Scope, StepScope, inside_journal
+from inngest_agents.process_end import in_thread
 from inngest_agents.stats.stats import RunStats
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ async def _export(
     )
     try:
         # In a thread, as exporters may send what they get at once.
-        await asyncio.to_thread(export_spans, stats.timeline, run, provider)
+        await in_thread(lambda: export_spans(stats.timeline, run, provider))
     except Exception:
         logger.warning("run %s: its spans could not be exported", journal.run_id, exc_info=True)
 

@@ -6,7 +6,6 @@ changes it.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
 import json
@@ -15,6 +14,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, TypedDict
 
+from inngest_agents.process_end import in_thread
 from inngest_agents.stats import price_table
 from inngest_agents.stats.breakdown import EXACT, decimal_text
 from inngest_agents.stats.price_table import Match, PriceTableError, strip_adapter, variants
@@ -105,7 +105,7 @@ async def with_price(usage: UsageRecord, prices: PriceList | None = None) -> Usa
     """
     if price_table.loaded() is not None:
         return usage.with_price(price(usage, prices=prices))
-    return usage.with_price(await asyncio.to_thread(price, usage, prices=prices))
+    return usage.with_price(await in_thread(lambda: price(usage, prices=prices)))
 
 
 def _find_own(usage: UsageRecord, prices: PriceList) -> Match | None:

@@ -9,7 +9,6 @@ start. Tools are counted as their compact JSON, which is within some percent of 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
 import importlib.util
@@ -23,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inngest_agents.process_end import in_thread
 from inngest_agents.stats.records import Tokens, UsageRecord
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ async def estimate_usage_async(usage: UsageRecord, **parts: Any) -> UsageRecord:
     """`estimate_usage` in another thread, for an event loop; see there for the arguments."""
     if usage.has_tokens:
         return usage
-    return await asyncio.to_thread(functools.partial(estimate_usage, usage, **parts))
+    return await in_thread(functools.partial(estimate_usage, usage, **parts))
 
 
 async def count_input_async(model: str, *, items: str | Iterable[Any] = (), **parts: Any) -> TokenCount:
@@ -232,7 +232,7 @@ async def count_input_async(model: str, *, items: str | Iterable[Any] = (), **pa
     small = isinstance(items, str) and len(items) < _INLINE and not parts.get("tools")
     if small and _load.cache_info().currsize:
         return call()
-    return await asyncio.to_thread(call)
+    return await in_thread(call)
 
 
 def _count(model: str, texts: Iterable[str], extra: int) -> TokenCount:

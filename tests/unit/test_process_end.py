@@ -1,0 +1,79 @@
+"""A process that ends while a request is under way in one of its threads, as under Flask or gunicorn's threads."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import asyncio, collections, concurrent.futures, json, time
+from agents import Agent, RunConfig, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+from checkpoint_api import Api, Engine
+from inngest_agents import DurableOptions, DurableRunner, tool_options
+
+counts = collections.Counter()
+
+def told(_context, error):
+    counts["told"] += 1
+    return f"failed: {error}"
+
+@function_tool(failure_error_function=told)
+def charge() -> str:
+    counts["charged"] += 1
+    return "charged"
+
+charge = tool_options(charge, max_attempts=1)
+call = function_call("charge", {}, call_id="c")
+agent = Agent(name="shop", model=ScriptedModel([[call], [assistant_message("done")]]), tools=[charge])
+
+async def handler(step):
+    quiet = RunConfig(tracing_disabled=True)
+    options = DurableOptions(checkpoint=False)
+    return (await DurableRunner.run(agent, "go", step=step, options=options, run_config=quiet)).final_output
+
+def request():
+    while True:  # until the main thread has ended
+        try:
+            threads.submit(int)
+        except RuntimeError:
+            break
+        time.sleep(0.01)
+    api = Api()
+    api.url = "http://127.0.0.1:9"  # not used
+    engine = Engine(api, max_attempts=3)
+    output = asyncio.run(engine.run(handler))
+    print(json.dumps([*engine.answers, {**counts, "final_output": output}]))
+
+threads = concurrent.futures.ThreadPoolExecutor(2)
+threads.submit(request).add_done_callback(lambda done: done.result())
+"""
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[Any]:
+    """What each request was answered, and last what was counted."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=Path(__file__).parent,
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout, done.stderr
+    answers: list[Any] = json.loads(done.stdout)
+    return answers
+
+
+def test_a_model_call_is_not_lost_because_no_thread_looks_up_its_price(answers: list[Any]) -> None:
+    assert [answer for answer in answers if "model" in str(answer)] == [
+        [["StepRun", "shop/1 model shop"]],
+        [["StepRun", "shop/2 model shop"]],
+    ]
