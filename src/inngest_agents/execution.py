@@ -13,6 +13,7 @@ from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import MAX_OUTPUT, SaveOutcome, encoded, output_size
 from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name
 from inngest_agents.journal import StepRequest, StepScope, inside_step
+from inngest_agents.process_end import is_of_exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -213,8 +214,11 @@ class StepRunner:
             return True
         if request.is_final is not None and isinstance(error, Exception) and request.is_final(error):
             return True
-        limits = [limit for limit in (request.max_attempts, self._engine.max_attempts) if limit is not None]
-        return bool(limits) and attempt.scope.attempt + 1 >= min(limits)
+        limits = [self._engine.max_attempts]
+        if not is_of_exit(error):  # else the work has not begun, and as for a killed process the engine's limit counts
+            limits.append(request.max_attempts)
+        known = [limit for limit in limits if limit is not None]
+        return bool(known) and attempt.scope.attempt + 1 >= min(known)
 
 
 def _response(

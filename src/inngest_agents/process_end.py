@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -32,3 +33,24 @@ async def in_thread(call: Callable[[], T]) -> T:
         if has_begun:
             raise
         return call()
+
+
+def is_of_exit(error: BaseException) -> bool:
+    """Whether an error says only that the process ends, so that what has raised it has not failed by itself."""
+    link: BaseException | None = error
+    seen: set[int] = set()
+    while link is not None and id(link) not in seen:
+        if isinstance(link, RuntimeError) and any("shutdown" in text for text in link.args if isinstance(text, str)):
+            return not _takes_work()
+        seen.add(id(link))
+        link = link.__cause__ or link.__context__
+    return False
+
+
+def _takes_work() -> bool:
+    with ThreadPoolExecutor(1) as threads:
+        try:
+            threads.submit(int)
+        except RuntimeError:
+            return False
+    return True

@@ -77,3 +77,14 @@ def test_a_model_call_is_not_lost_because_no_thread_looks_up_its_price(answers: 
         [["StepRun", "shop/1 model shop"]],
         [["StepRun", "shop/2 model shop"]],
     ]
+
+
+def test_a_sync_tool_that_the_ending_process_does_not_start_has_not_failed(answers: list[Any]) -> None:
+    # It would be tried once only if it had; the model is told when the engine does not try the request again.
+    assert [answer for answer in answers if "charge" in str(answer)] == [
+        [["StepError", "shop/1.1 charge"]],
+        [["StepError", "shop/1.1 charge"]],
+        [["StepFailed", "shop/1.1 charge"]],
+        [["StepRun", "shop/1.1 charge error text"]],
+    ]
+    assert answers[-1] == {"told": 1, "final_output": "done"}
