@@ -122,6 +122,9 @@ class Checkpointer:
                 self._outcome = await self._save(body)
                 if self._outcome is SaveOutcome.SAVED:
                     self._sending = []
+        except asyncio.CancelledError:  # with all that runs in the event loop, which ends
+            self._outcome = SaveOutcome.FAILED
+            raise
         finally:
             self._worker = None
         if self._outcome in (SaveOutcome.LOST, SaveOutcome.OVER):
@@ -161,7 +164,8 @@ class Checkpointer:
             headers = (*headers, ("authorization", f"Bearer {self._target.signing_keys[self._key]}"))
         try:
             status, answer = await _http.post(self._target.url, headers, body, TIMEOUT_SECONDS)
-        except (OSError, _http.ProtocolError) as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the steps are not saved: a RuntimeError, where the
+            # process ends and no thread looks up the host's name any more
             return None, f"{type(error).__name__}: {error}"
         return status, f"HTTP {status}: {answer[:300].decode(errors='replace')}"
 

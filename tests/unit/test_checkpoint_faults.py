@@ -27,6 +27,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import OK, Api, Engine, Trouble, answer, late, raw
 
 from inngest_agents import DurableOptions, DurableRunner, checkpoint
+from inngest_agents._inngest_sdk import CheckpointTarget, Opcode, StepResponse, step_info
 
 QUIET = RunConfig(tracing_disabled=True)
 
@@ -136,6 +137,27 @@ async def test_an_api_that_is_too_slow_is_done_without(monkeypatch: pytest.Monke
         assert await engine.run(work) == "done"
         assert sorted(work.executed) == ["a", "b", "c"]
         assert sorted(engine.answered) == STEPS
+
+
+async def test_a_save_that_is_cancelled_with_the_event_loop_is_none() -> None:
+    arrived = asyncio.Event()
+
+    async def hang(_api: Api, _names: list[str], _writer: asyncio.StreamWriter) -> bool:
+        arrived.set()
+        await asyncio.sleep(30)
+        return False
+
+    async with Api(hang) as api:
+        target = CheckpointTarget(f"{api.url}/v1/checkpoint/run/async", {"run_id": "run"}, (), {})
+        saver = checkpoint.Checkpointer(target, on_lost=lambda _: None)
+        before = asyncio.all_tasks()
+        response = StepResponse(step=step_info("a", "a", Opcode.STEP_RUN))
+        saver.add(b'{"displayName":"a"}', response)
+        [saving] = asyncio.all_tasks() - before
+        await arrived.wait()
+        saving.cancel()  # as `asyncio.run` does
+        assert await saver.flush() is checkpoint.SaveOutcome.FAILED
+        assert saver.unsaved == [response]
 
 
 async def test_an_api_that_is_slower_than_the_steps_costs_time_only() -> None:
