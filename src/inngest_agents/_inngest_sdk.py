@@ -118,6 +118,15 @@ class NoOpStepInfo(StepInfo):
 NoOpStepInfo.model_rebuild(_types_namespace=vars(_step_base))
 
 
+class _GoOnStepInfo(StepInfo):
+    """Opcode `DiscoveryRequest`: ends this request and asks for the next (specification, section 10.3)."""
+
+    op: str = "DiscoveryRequest"  # type: ignore[assignment]
+
+
+_GoOnStepInfo.model_rebuild(_types_namespace=vars(_step_base))
+
+
 @dataclass(frozen=True, slots=True)
 class Memo:
     """What the server remembers of a finished step: its value, or the error of its last attempt."""
@@ -406,6 +415,15 @@ def end_quietly() -> ResponseInterrupt:
     """The interrupt that ends a request without reporting anything: the run belongs to another worker now."""
     # With an id: the engine sends a new request for an opcode `None` without one.
     return ResponseInterrupt(StepResponse(step=NoOpStepInfo(display_name="", id="stale")))
+
+
+def go_on_after(hashed_id: str) -> StepResponse:
+    """The answer of a request whose steps are all saved, and with which the run goes on in a request of its own.
+
+    Args:
+        hashed_id: of the last step. The engine takes it for the step's own answer: both lead to one request only.
+    """
+    return StepResponse(step=_GoOnStepInfo(display_name="", id=hashed_id))
 
 
 class _MissedStepInfo(NoOpStepInfo):

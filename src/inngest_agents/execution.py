@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from inngest_agents.asked import Asked, Shared
+    from inngest_agents.checkpoint import Checkpointer
     from inngest_agents.request_end import RequestEnd
     from inngest_agents.stats.records import UsageRecord
 
@@ -50,7 +51,7 @@ class StepRunner:
         end: how it ends.
         asked: the steps that wait for an answer, by hashed id; one that was saved is taken out.
         shared: what the drivers of the request share.
-        deadline: the time after which the next step that ends is answered, and the request with it; None for never.
+        deadline: the time after which the request ends with the next step that does; None for never.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class StepRunner:
         request = asked.request
         metadata = request.metadata(payload) if request.metadata is not None else None
         response = _response(request, sdk.Opcode.STEP_RUN, output=payload, timing=attempt.timing(), metadata=metadata)
-        saver = None if self._is_to_be_answered(asked) else self._end.saver
+        saver = self._end.saver
         opcode = await self._engine.opcode(response) if saver is not None else None
         text = encoded(opcode if opcode is not None else payload)
         size = output_size(text)
@@ -152,14 +153,30 @@ class StepRunner:
         if saver is None:
             self._end.answer(response)
             return
+        if self._is_to_be_last(asked):
+            await self._save_last(request, text, response, saver)
+            return
         saver.add(text, response)
         request.record = attempt.scope.record
         self._asked.pop(request.hashed_id, None)
         if not asked.future.done():
             asked.future.set_result(payload)
 
-    def _is_to_be_answered(self, asked: Asked) -> bool:
-        """Whether the request ends with this step, though it could be saved."""
+    async def _save_last(
+        self, request: StepRequest, text: bytes, response: sdk.StepResponse, saver: Checkpointer
+    ) -> None:
+        """Save a step, and end the request with it.
+
+        Answered without a save, it would take the run on even if another worker owns that by now (an engine that was
+        held up sends a request once more while the first is open), and both would do all that follows.
+        """
+        self._end.answer()  # nothing new starts
+        saver.add(text, response)
+        if await saver.flush() is SaveOutcome.SAVED:
+            self._end.answer(sdk.go_on_after(request.hashed_id))
+
+    def _is_to_be_last(self, asked: Asked) -> bool:
+        """Whether the request ends with this step, though it could go on."""
         # A checkpoint does not reset the attempts of the request that is open, an answer does: without one, a step that
         # fails later would share the attempts of the step for which this request is a retry.
         yields = self.is_overdue or self._engine.attempt > 0
