@@ -244,6 +244,9 @@ async def _failure_text(
         # The SDK's text only says to try again, which would end the same.
         return (f"{text} {error}" if isinstance(error, OutputTooLargeError) else text), was_default
 
+    if not sdk.has_failure_function(function_tool, context):
+        return None, False
+
     async def call(_: StepScope) -> Any:
         return list(await make())
 

@@ -446,6 +446,25 @@ async def test_the_failure_text_of_an_agent_tool_is_made_once() -> None:
     assert "1.1 ask error text" in result.steps
 
 
+async def test_a_tool_without_a_failure_function_takes_no_step_for_one() -> None:
+    @function_tool(failure_error_function=None)
+    def fail() -> str:
+        raise ValueError("no more paper")
+
+    def inner(model: ScriptedModel) -> Agent[Any]:
+        return Agent(name="inner", model=model, tools=[fail])
+
+    def build(model: ScriptedModel) -> Agent[Any]:
+        asked = ScriptedModel([[function_call("fail", {}, call_id="c2")]])
+        return Agent(name="outer", model=model, tools=[inner(asked).as_tool("ask", "asks")])
+
+    result = await both(
+        build, lambda: [[function_call("ask", {"input": "one"}, call_id="c1")], [assistant_message("done")]]
+    )
+    assert "1.1 ask/1.1 fail" in result.steps
+    assert "1.1 ask/1.1 fail error text" not in result.steps
+
+
 async def test_formatters_of_unknown_tools_run_once_and_may_fail() -> None:
     calls: list[str] = []
 
