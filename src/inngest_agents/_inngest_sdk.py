@@ -565,6 +565,12 @@ def step_error(error: BaseException, name: str, message: str, notes: str = "") -
     return _StoredError(name, _writable(message), _writable(stack))
 
 
+def memo_error(stored: Exception) -> MemoError:
+    """What a later request finds of an error that `step_error` has made."""
+    assert isinstance(stored, _StoredError)
+    return MemoError(stored.name, str(stored), stored.stack)
+
+
 def _writable(text: str) -> str:
     """A text without lone surrogates (file names have some): the server refuses a run that holds one."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -26,6 +26,8 @@ class Loop:
     run that nobody consumes starts no steps."""
     is_cancelled: bool = False
     """Whether it was told to stop: it gets no more answers."""
+    knows_end: bool = False
+    """Whether it has got the failure that the request ends with. What it does now, the next request does again."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)

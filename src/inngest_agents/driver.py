@@ -184,10 +184,11 @@ class Driver:
             ResponseInterrupt, SkipInterrupt: the request ends here; Inngest's own, not to be caught.
         """
         try:
-            if not self._end.is_over:
+            # A loop that has failed may leave steps behind, which go on under the plain runner, too.
+            if not self._end.is_over and not loop.knows_end:
                 await self._cancel(loop)
                 await self._save()
-            if self._end.is_over:
+            if self._end.is_over or loop.knows_end:
                 await self._end.reached()
         finally:
             await self._forget(loop)
@@ -249,7 +250,11 @@ class Driver:
         if loop.inner is not None and not loop.inner.done():
             await end_task(loop.inner, loop.stop or loop.inner.cancel)
         for asked in [asked for asked in self._asked.values() if asked.loop is loop]:
-            await self._withdraw(asked)
+            if loop.knows_end and asked.task is not None:
+                asked.is_withdrawn = True  # the SDK has left it behind, perhaps as it does not let itself be cancelled
+                asked.task.cancel()
+            else:
+                await self._withdraw(asked)
 
     async def _save(self) -> None:
         """Wait until all finished steps are saved; if they can't be, the request ends with them."""
@@ -280,9 +285,11 @@ class Driver:
         """Whether what the loops do now was not done by an earlier request already.
 
         A memo that nobody has asked for yet lies ahead, so an earlier request was here. A targeted request only
-        repeats what led to its plan, and a repeated attempt what led to the step that failed.
+        repeats what led to its plan, and a repeated attempt what led to the step that failed. What follows a failure is
+        new to the request that finds it in a memo.
         """
-        if self.engine.target is not None:
+        loop = _loop.get()
+        if self.engine.target is not None or (loop is not None and loop.knows_end):
             return False
         return self._steps.has_started or (self.engine.attempt == 0 and self.engine.memo_count == 0)
 

@@ -11,7 +11,7 @@ import inngest
 
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import MAX_OUTPUT, SaveOutcome, encoded, output_size
-from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name
+from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name, rebuild
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.process_end import is_of_exit
 
@@ -112,14 +112,14 @@ class StepRunner:
             with inside_step(attempt.scope):
                 payload = await request.run(attempt.scope)
         except sdk.NestedStepInterrupt:
-            self._failed(request, _nested_step(request), attempt)
+            self._failed(asked, _nested_step(request), attempt)
         except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
-            await self._failed_and_billed(request, error, attempt)
+            await self._failed_and_billed(asked, error, attempt)
         except asyncio.CancelledError as error:
             if asked.is_withdrawn or self._end.is_over:
                 raise
             # Raised or made by the user's code (a cancel scope that it has left open, say): nobody cancels this step.
-            await self._failed_and_billed(request, error, attempt)
+            await self._failed_and_billed(asked, error, attempt)
         else:
             await self._finished(asked, payload, attempt)
         finally:
@@ -148,7 +148,7 @@ class StepRunner:
             size = output_size(encoded(opcode["data"]))  # without the step's names and its input
         if size > MAX_OUTPUT:
             # Answered all the same, it would be refused and the step run again, as often as there are attempts.
-            self._failed(request, OutputTooLargeError(request.step_id, size, MAX_OUTPUT), attempt)
+            self._failed(asked, OutputTooLargeError(request.step_id, size, MAX_OUTPUT), attempt)
             return
         if saver is None:
             self._end.answer(response)
@@ -186,30 +186,30 @@ class StepRunner:
 
     # Failed -----------------------------------------------------------------------------------------------------
 
-    async def _failed_and_billed(self, request: StepRequest, error: BaseException, attempt: _Attempt) -> None:
+    async def _failed_and_billed(self, asked: Asked, error: BaseException, attempt: _Attempt) -> None:
         """A step has failed that may have been billed: that is a step of its own, so that it is counted."""
+        request = asked.request
         made = await request.billed(attempt.scope, error) if request.billed is not None else None
         if made is None:
-            self._failed(request, error, attempt)
+            self._failed(asked, error, attempt)
             return
         info = sdk.step_info(made.step_id, made.hashed_id, sdk.Opcode.STEP_RUN, metadata=made.metadata)
         response = sdk.StepResponse(output=made.stored, step=info)
         if self._end.saver is not None:
             self._end.saver.add(encoded(await self._engine.opcode(response)), response)
-            self._failed(request, error, attempt)
+            self._failed(asked, error, attempt)
         elif self._is_last(request, error, attempt):
-            self._failed(request, error, attempt, response)
+            self._failed(asked, error, attempt, response)
         else:
             # Answered with a finished step, the failed one would have all its attempts again. So the next attempt takes
             # it along, if it is made by this process.
             _billed_before[self._engine.run_id, request.step_id] = attempt.scope.nested_usage
             while len(_billed_before) > BILLED_LIMIT:
                 del _billed_before[next(iter(_billed_before))]
-            self._failed(request, error, attempt)
+            self._failed(asked, error, attempt)
 
-    def _failed(
-        self, request: StepRequest, error: BaseException, attempt: _Attempt, *answers: sdk.StepResponse
-    ) -> None:
+    def _failed(self, asked: Asked, error: BaseException, attempt: _Attempt, *answers: sdk.StepResponse) -> None:
+        request = asked.request
         is_last = self._is_last(request, error, attempt)
         if not is_last and self._end.retry is None and (delay := _retry_after(request, error)) is not None:
             self._end.retry = inngest.RetryAfterError(
@@ -217,13 +217,25 @@ class StepRunner:
             )
             self._end.retry.__cause__ = error
         notes = notes_on(error, request.span_times)
-        response = _response(
-            request,
-            sdk.Opcode.STEP_FAILED if is_last else sdk.Opcode.STEP_ERROR,
-            error=sdk.step_error(error, qualified_name(error), message_of(error), notes),
-            timing=attempt.timing(),
-        )
-        self._end.answer(*answers, response)
+        stored = sdk.step_error(error, qualified_name(error), message_of(error), notes)
+        op = sdk.Opcode.STEP_FAILED if is_last else sdk.Opcode.STEP_ERROR
+        self._end.answer(*answers, _response(request, op, error=stored, timing=attempt.timing()))
+        if is_last:
+            self._tell(asked, stored)
+
+    def _tell(self, asked: Asked, stored: Exception) -> None:
+        """Give a loop its step's last error while it has other steps under way.
+
+        The request ends with these, and the next one has the error in a memo. But as under the plain runner the SDK may
+        want to cancel them for it, and they may wait for that. Only for that it is told: nothing new starts any more.
+        """
+        beside = (other for other in self._end.running if other is not asked and other.loop is asked.loop)
+        if asked.loop is None or asked.future.done() or not any(beside):
+            return  # a step à la carte has no loop: its error would go on in the user's own frame
+        asked.loop.knows_end = True
+        self._asked.pop(asked.request.hashed_id, None)
+        asked.future.set_exception(rebuild(sdk.memo_error(stored)))
+        asked.future.exception()  # looked at, also where the one who asked is cancelled before he gets it
 
     def _is_last(self, request: StepRequest, error: BaseException, attempt: _Attempt) -> bool:
         """Whether a step that has failed is not tried again."""
