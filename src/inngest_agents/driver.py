@@ -7,8 +7,9 @@ interrupts.
 
 With checkpointing, every new step starts at once, is saved when it has finished, and the run goes on; so parallel
 steps overlap without planning requests. When a step fails, what is in flight is finished and saved first, then the
-request ends with the failed step, so that the engine retries that one alone. Without it, each new step ends the
-request, or is planned.
+request ends with the failed step, so that the engine retries that one alone. One that has failed for good is told to
+its loop before, so that the SDK can cancel what it would cancel under the plain runner. Without checkpointing, each new
+step ends the request, or is planned.
 
 A driver has three parts: `scheduling` decides which steps start, `execution` runs them, `request_end` ends the request.
 """
