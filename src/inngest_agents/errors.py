@@ -2,7 +2,7 @@
 
 ```
 inngest.NonRetriableError
-├── UnsupportedError     something that cannot be made durable was asked for; raised before the first step
+├── UnsupportedError     something that cannot be made durable was asked for: before the first step, or inside of one
 ├── DivergenceError      a replay asked for another step than the one that was remembered
 ├── BudgetExceeded       a call would have gone beyond a limit of `DurableOptions(budget=…)`
 ├── UnpricedModelError   a limit in dollars can't be kept, as a model has no known price

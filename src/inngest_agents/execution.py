@@ -11,7 +11,7 @@ import inngest
 
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import MAX_OUTPUT, SaveOutcome, encoded, output_size
-from inngest_agents.errors import OutputTooLargeError, message_of, notes_on, qualified_name, rebuild
+from inngest_agents.errors import OutputTooLargeError, UnsupportedError, message_of, notes_on, qualified_name, rebuild
 from inngest_agents.journal import StepRequest, StepScope, inside_step
 from inngest_agents.process_end import is_of_exit
 
@@ -111,7 +111,8 @@ class StepRunner:
         try:
             with inside_step(attempt.scope):
                 payload = await request.run(attempt.scope)
-        except sdk.NestedStepInterrupt:
+        except (sdk.NestedStepInterrupt, sdk.ResponseInterrupt, sdk.SkipInterrupt):
+            # Of a method of `ctx.step`; those that only wait don't look whether they are inside of a step.
             self._failed(asked, _nested_step(request), attempt)
         except Exception as error:  # noqa: BLE001  whatever the user's code raises is the step's error
             await self._failed_and_billed(asked, error, attempt)
@@ -274,8 +275,9 @@ def _retry_after(request: StepRequest, error: BaseException) -> float | None:
     return request.retry_after(error)
 
 
-def _nested_step(request: StepRequest) -> inngest.NonRetriableError:
-    return inngest.NonRetriableError(
-        f"step {request.step_id!r} used step.run (or another method of ctx.step) inside itself. What runs in a step "
-        "is one unit for Inngest: call the function directly, or move the inner step out of the tool."
+def _nested_step(request: StepRequest) -> UnsupportedError:
+    return UnsupportedError(
+        f"step {request.step_id!r} used a method of ctx.step (run, sleep, wait_for_event, invoke, …) inside itself. "
+        "What runs in a step is one unit for Inngest: call the function directly, or use ctx.step in the Inngest "
+        "function itself."
     )

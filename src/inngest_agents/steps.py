@@ -84,6 +84,11 @@ def get_step() -> Any:
     return None if current_step() is not None else _step.get()
 
 
+def _chosen(step: Any) -> Any:
+    """The step that was passed, or the ambient one; inside a step neither, as its own would wait for itself."""
+    return step if step is not None and current_step() is None else get_step()
+
+
 async def durable(step_id: str, fn: Callable[..., Awaitable[T]], *args: Any, step: Any = None) -> T:
     """Run an async function as a memoized step.
 
@@ -99,7 +104,7 @@ async def durable(step_id: str, fn: Callable[..., Awaitable[T]], *args: Any, ste
     Raises:
         Exception: what the last attempt of `fn` raised, with its type.
     """
-    chosen = step if step is not None else get_step()
+    chosen = _chosen(step)
     if chosen is None:
         return await fn(*args)
 
@@ -129,7 +134,7 @@ def as_step(tool: FunctionTool, *, step: Any = None) -> FunctionTool:
     body = sdk.raw_body(tool)
 
     async def invoke(context: Any, arguments: str) -> Any:
-        chosen = step if step is not None else get_step()
+        chosen = _chosen(step)
         if chosen is None or current_journal() is not None:
             value = body(context, arguments)
             return await value if inspect.isawaitable(value) else value
@@ -192,7 +197,7 @@ async def finalize_run(
     Returns:
         `final_output` as the run gave it, and the statistics.
     """
-    chosen = step if step is not None else get_step()
+    chosen = _chosen(step)
     agent = str(agent_name or getattr(result.last_agent, "name", ""))
 
     async def summarize(steps: list[StepRecord]) -> list[dict[str, Any]]:

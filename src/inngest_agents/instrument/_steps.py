@@ -16,6 +16,7 @@ from inngest_agents.errors import (
     DivergenceError,
     SandboxLostError,
     StoredVersionError,
+    UnsupportedError,
     is_memoized,
     message_of,
     qualified_name,
@@ -155,7 +156,7 @@ async def run_step(
     try:
         attempts = journal.take_attempts(label, base)
         stored = await journal.step(request)
-    except (ContextConflictError, DivergenceError, SandboxLostError, StoredVersionError) as error:
+    except (ContextConflictError, DivergenceError, SandboxLostError, StoredVersionError, UnsupportedError) as error:
         await journal.fail(error)
         raise
     except (Exception, asyncio.CancelledError) as error:
