@@ -207,6 +207,23 @@ def test_wait_for_event_takes_the_event_that_matches(engine: EngineUnderTest) ->
     assert engine.wait(run_id).output == ["approve", "ann"]
 
 
+def test_parallel_functions_go_on_after_sleeps_that_end_at_about_the_same_time(engine: EngineUnderTest) -> None:
+    calls = Calls()
+
+    @engine.client.create_function(fn_id="fn", trigger=GO, retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def nap_and_work(name: str) -> Any:
+            await ctx.step.sleep(f"nap {name}", datetime.timedelta(milliseconds=100))
+            return await ctx.step.run(f"work {name}", calls.step(name, name))
+
+        return list(await ctx.group.parallel((lambda: nap_and_work("a"), lambda: nap_and_work("b"))))
+
+    engine.serve([fn])
+    for _ in range(3):
+        assert engine.run("go").output == ["a", "b"]
+    assert sorted(calls.names) == ["a", "a", "a", "b", "b", "b"]
+
+
 def test_wait_for_event_times_out_with_none(engine: EngineUnderTest) -> None:
     @engine.client.create_function(fn_id="fn", trigger=GO)
     async def fn(ctx: inngest.Context) -> Any:

@@ -334,9 +334,17 @@ class Store(StoreReader):
         )
 
     def add_pending(self, run_id: str, step_ids: Sequence[str]) -> None:
-        """Note the steps of a parallel plan, all of which must end before the run goes on."""
+        """Note the steps of a parallel plan, all of which must end before the run goes on.
+
+        One that has ended already (a sleep that was over while the request which repeats it was open) ends no more.
+        """
         for step_id in step_ids:
-            self._do("INSERT OR IGNORE INTO pending VALUES (?, ?)", run_id, step_id)
+            self._do(
+                "INSERT OR IGNORE INTO pending SELECT ?1, ?2 WHERE NOT EXISTS"
+                " (SELECT 1 FROM steps WHERE run_id = ?1 AND id = ?2 AND memo IS NOT NULL)",
+                run_id,
+                step_id,
+            )
 
     def has_pending(self, run_id: str) -> bool:
         """Whether a parallel plan of the run has steps that have not ended."""
