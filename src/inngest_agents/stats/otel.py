@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from inngest_agents.stats.breakdown import Breakdown
@@ -110,7 +111,7 @@ def build_spans(records: Iterable[StepRecord], run: SpanRun, provider: TracerPro
     The run's starting agent has a span over everything, each nested agent one below it, and each step one below its
     agent's.
     """
-    ordered = sorted(records, key=lambda record: (record.order, record.step_id))
+    ordered = list(_with_times(sorted(records, key=lambda record: (record.order, record.step_id))))
     parent = _parent(run.traceparent)
     trace_id = parent.trace_id if parent else _number(16, "trace", run.engine_run_id or run.run_id)
     if not ordered or not _is_sampled(provider, parent, trace_id):
@@ -125,6 +126,20 @@ def build_spans(records: Iterable[StepRecord], run: SpanRun, provider: TracerPro
     for record in ordered:
         maker.step(record)
     return maker.spans
+
+
+def _with_times(records: Sequence[StepRecord]) -> Iterator[StepRecord]:
+    """Records in their order, those without a time of their own at the end of what the run had done before them.
+
+    The engine keeps no times of a step that has failed for good: its span, and those around it, would begin in 1970.
+    """
+    now = min((record.started_at for record in records if record.started_at), default=time.time())
+    for record in records:
+        if not record.started_at:
+            yield replace(record, started_at=now)
+            continue
+        now = max(now, record.ended_at)
+        yield record
 
 
 class _Maker:

@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import run_samples as samples
+from agents import Agent, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents.stats.otel import SpanRun, export_spans
+from inngest_agents.stats.records import ErrorRecord, StepRecord
+from inngest_agents.testing import replayed
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 RUN = SpanRun("01K6Z3H8R2T5V9", "Triage", f"00-{TRACE}-00f067aa0ba902b7-01")
@@ -80,6 +85,28 @@ def test_a_failed_tool_is_an_error() -> None:
     assert span.status.description == "Connection unexpectedly closed"
     assert (span.attributes or {})["error.type"] == "SMTPServerDisconnected"
     assert (span.attributes or {})["inngest_agents.step.attempts"] == 4
+
+
+async def test_a_step_that_fails_for_good_is_where_the_run_was_and_not_in_1970() -> None:
+    @function_tool
+    async def shaky() -> str:
+        raise OSError("broken")
+
+    model = ScriptedModel([[function_call("shaky", {}, call_id="c1")], [assistant_message("done")]])
+    agent: Agent[Any] = Agent(name="a", model=model, tools=[shaky])
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+
+    await replayed(lambda step: DurableRunner.run(agent, "go", step=step, options=DurableOptions(otel=provider)))
+
+    run, asked, failed, told = exporter.get_finished_spans()
+    assert failed.status.status_code is StatusCode.ERROR
+    assert (run.start_time, failed.start_time, run.end_time) == (asked.start_time, asked.end_time, told.end_time)
+
+
+def test_steps_that_have_all_failed_are_where_the_run_ends() -> None:
+    failed = StepRecord(kind="model", step_id="a/1 model a", error=ErrorRecord("OSError", "broken"))
+    assert {span.start_time and span.start_time > samples.START for span in export(records=[failed])} == {True}
 
 
 def test_the_run_sums_up_its_agents() -> None:
