@@ -50,6 +50,11 @@ class Asked:
         """Whether it may start and has not."""
         return self.task is None and (self.loop is None or self.loop.driven)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended without an answer for who asks, and could not be saved either."""
+        return self.task is not None and self.task.done() and not self.future.done()
+
 
 @dataclasses.dataclass(slots=True)
 class Shared:

@@ -20,6 +20,7 @@ import asyncio
 import contextvars
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -53,10 +54,9 @@ _loop: contextvars.ContextVar[Loop | None] = contextvars.ContextVar("inngest_age
 class Driver:
     """Runs the steps of one request of the engine. Make one with `Driver.for_step`."""
 
-    def __init__(
-        self, engine: sdk.EngineRequest, *, checkpoint: bool, max_runtime: float | None, before: Driver | None
-    ) -> None:
-        self.engine = engine
+    def __init__(self, step: Any, *, checkpoint: bool, max_runtime: float | None, before: Driver | None) -> None:
+        self._step = weakref.ref(step)  # which has its driver
+        self.engine = engine = sdk.EngineRequest(step)
         self.plan_only = engine.in_parallel_group
         self.resources = Resources()
         """What steps have opened; closed when the last loop of the request has ended or is cut."""
@@ -98,7 +98,7 @@ class Driver:
         found: Driver | None = getattr(step, _ATTRIBUTE, None)
         if found is not None and found.serves(engine):
             return found
-        driver = cls(engine, checkpoint=checkpoint, max_runtime=max_runtime, before=found)
+        driver = cls(step, checkpoint=checkpoint, max_runtime=max_runtime, before=found)
         setattr(step, _ATTRIBUTE, driver)
         return driver
 
@@ -349,7 +349,8 @@ class Driver:
         else:
             warning = self._end.loop.call_later(UNDRIVEN_WARNING_SECONDS, _warn_undriven, request.step_id)
         try:
-            return await asked.future
+            with self._end.bodies.asking():
+                return await asked.future
         except asyncio.CancelledError:
             await self._withdraw(asked)
             raise
@@ -371,6 +372,15 @@ class Driver:
         asked.after_replay = is_cut or self.engine.attempt > 0
         self._asked[request.hashed_id] = asked
         return asked
+
+    async def run_in_function(self, call: Callable[[], Awaitable[T]]) -> T:
+        """See `Bodies.run`."""
+        return await self._end.bodies.run(call)
+
+    @property
+    def step(self) -> Any:
+        """The user's `step`."""
+        return self._step()
 
     async def ask_undriven(self, request: StepRequest) -> dict[str, Any]:
         """`ask` for a step outside of any loop: if the request of the engine ends, the interrupt leaves from here.

@@ -279,5 +279,5 @@ def _nested_step(request: StepRequest) -> UnsupportedError:
     return UnsupportedError(
         f"step {request.step_id!r} used a method of ctx.step (run, sleep, wait_for_event, invoke, …) inside itself. "
         "What runs in a step is one unit for Inngest: call the function directly, or use ctx.step in the Inngest "
-        "function itself."
+        "function itself, as a tool may that is marked by tool_options(tool, in_step=False)."
     )

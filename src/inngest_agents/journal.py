@@ -517,6 +517,19 @@ def inside_scope() -> Iterator[Scope]:
 
 
 @contextmanager
+def inside_call(label: str) -> Iterator[None]:
+    """Put the steps of a tool call that is none itself under its label; for the statistics they are its agent's."""
+    journal, parent = _journal.get(), current_scope()
+    assert journal is not None
+    path = f"{parent.path or journal.name}/{label}"
+    token = _scope.set(Scope(path=path, names=parent.names, turn=parent.turn, agent_name=parent.agent_name))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
 def nested_under(label: str) -> Iterator[None]:
     """Name the tool call under which a nested run starts."""
     token = _nested_label.set(label)

@@ -29,12 +29,20 @@ class ToolOptions:
     often as Inngest tries any step of the function (its `retries` + 1, at most that number). With 1, a call that
     raised is final; a call that was cut off by a crash is still run again (at least once)."""
 
+    in_step: bool = True
+    """Whether each call of a function tool is a step. False: it runs in the Inngest function itself, again in each
+    request until the run has ended, and so may use what there is once in a function: `get_step()` gives it the
+    function's `ctx.step`, to wait for events or time, to invoke other functions, to send events; `durable` makes steps
+    of its work. What it does beside these must do no harm when it is done again."""
+
     def __post_init__(self) -> None:
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, not {self.max_attempts}")
+        if self.max_attempts is not None and not self.in_step:
+            raise ValueError("max_attempts is of a step, and with in_step=False there is none: give one of the two")
 
 
-def tool_options(tool: T, *, max_attempts: int | None = None) -> T:
+def tool_options(tool: T, *, max_attempts: int | None = None, in_step: bool = True) -> T:
     """Mark a tool with the options of its steps, and return it.
 
     Example:
@@ -43,11 +51,18 @@ def tool_options(tool: T, *, max_attempts: int | None = None) -> T:
     Args:
         tool: a `FunctionTool` or any other local tool of the Agents SDK.
         max_attempts: see `ToolOptions.max_attempts`.
+        in_step: see `ToolOptions.in_step`.
 
     Raises:
-        ValueError: `max_attempts` is less than 1.
+        ValueError: `max_attempts` is less than 1, or given together with `in_step=False`.
+        TypeError: `in_step=False` for something else than a `FunctionTool`.
     """
-    setattr(tool, _TOOL_OPTIONS_ATTRIBUTE, ToolOptions(max_attempts=max_attempts))
+    if not in_step:
+        from agents import FunctionTool
+
+        if not isinstance(tool, FunctionTool):
+            raise TypeError(f"in_step=False is for a FunctionTool, not {type(tool).__name__}")
+    setattr(tool, _TOOL_OPTIONS_ATTRIBUTE, ToolOptions(max_attempts=max_attempts, in_step=in_step))
     return tool
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, NoReturn
 
 import inngest
 
 from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.bodies import Bodies
 from inngest_agents.checkpoint import SaveOutcome
 
 if TYPE_CHECKING:
@@ -37,9 +39,15 @@ class RequestEnd:
         self.run_is_over = False
         """Whether the run itself has ended, so that no later request will go on with it."""
         self.running: set[Asked] = set()
+        self.bodies = Bodies(self)
+        self.rest: Callable[[], Awaitable[list[sdk.StepResponse]]]
+        """Plans the steps that are asked for and have not started, where the engine is to wait for something, too."""
+        self.skip: Callable[[], None]
+        """Called where `ctx.step` was asked for another step than the one that the request is for."""
         self.retry: inngest.RetryAfterError | None = None
         """Tells the engine when to try a failed step again, where it may not be now."""
         self._answers: list[sdk.StepResponse] | None = None
+        self._waits = False
         self._concluding: asyncio.Task[None] | None = None
 
     @property
@@ -70,6 +78,15 @@ class RequestEnd:
         self._answers = [*(self._answers or ()), *responses]
         self.conclude()
 
+    def wait_for(self, *responses: sdk.StepResponse) -> None:
+        """The same, with what `ctx.step` has ended the request with beside a loop of the SDK.
+
+        If the engine is to wait for something before it sends the next request, perhaps for days, the steps that have
+        not started, or are to be tried again, are planned: they need not wait for it, too.
+        """
+        self._waits = self._waits or any(map(waits, responses))
+        self.answer(*responses)
+
     def at_once(self, end: BaseException) -> None:
         """End the request with an interrupt or an error, whatever is in flight."""
         if self._answers is None:
@@ -89,7 +106,8 @@ class RequestEnd:
 
     def conclude(self) -> None:
         """End the request if that is due and nothing runs any more."""
-        if self.is_near and not self.running and not self.is_over and self._concluding is None:
+        is_at_rest = not self.running and not self.bodies.are_busy
+        if self.is_near and is_at_rest and not self.is_over and self._concluding is None:
             self._concluding = self.loop.create_task(self._conclude())
 
     async def _conclude(self) -> None:
@@ -99,8 +117,12 @@ class RequestEnd:
             self.at_once(error)
         finally:
             self._concluding = None  # its context leads to the run, and so here
+        self.conclude()  # of what has come up meanwhile
 
     async def _give_answer(self) -> None:
+        rest = await self.rest() if self._waits else []
+        if self.running or self.bodies.are_busy:
+            return  # concluded once more when that has ended
         answers = self._answers or []
         retried = [answer for answer in answers if answer.step.op == sdk.Opcode.STEP_ERROR]
         ended = [answer for answer in answers if answer.step.op != sdk.Opcode.STEP_ERROR]
@@ -110,6 +132,13 @@ class RequestEnd:
             unsaved = self.saver.unsaved
         if self.is_over:
             return
+        if self._waits and not unsaved and all(map(waits, ended)):
+            known = {answer.step.id for answer in ended}
+            ended = [*ended, *(planned for planned in rest if planned.step.id not in known)]
+        else:
+            # What has ended leads to the next request at once, which finds what is to be waited for again. The run
+            # would go on only after both.
+            ended = [answer for answer in ended if not waits(answer) or answer.step.op == sdk.Opcode.PLANNED]
         if unsaved or ended:
             # A step that is to be retried is found again by the next request; one that has ended must not be.
             self.at_once(sdk.ResponseInterrupt(sdk.with_join(await self._transformed([*unsaved, *ended]))))
@@ -129,3 +158,8 @@ class RequestEnd:
             response if is_planned else await self._engine.transformed(response)
             for response, is_planned in zip(responses, is_plan, strict=True)
         ]
+
+
+def waits(response: sdk.StepResponse) -> bool:
+    """Whether a response is of something that has yet to come, as an event, and not of a step that has ended."""
+    return response.step.op not in (sdk.Opcode.STEP_RUN, sdk.Opcode.STEP_ERROR, sdk.Opcode.STEP_FAILED)

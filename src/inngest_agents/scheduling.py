@@ -83,12 +83,14 @@ class Scheduler:
         self._shared = shared
         self._is_in_group = is_in_group
         self._settling: asyncio.Task[None] | None = None
+        self._skipping: asyncio.Task[None] | None = None
         self._target = engine.target
         self._owner = tag_of(engine.target) if engine.target is not None else None
         """The tag of the durable run that has planned the target."""
         self._target_name = _planned_here.get((engine.run_id, engine.target or ""), "overtaken")
         self._left_paths: list[str] = []
         steps.on_idle = self._begin_waiting
+        end.rest, end.skip = self._planned_rest, self._skip
 
     def adopt(self, request: StepRequest) -> None:
         """Give the step that this request is for the id under which it was planned."""
@@ -124,16 +126,21 @@ class Scheduler:
         elif self._target is not None:
             await self._run_target(self._target)
         elif len(waiting) > 1 or self._is_in_group or self._engine.disable_immediate_execution:
-            self._plan([asked.request for asked in waiting])
+            self._end.answer(*self._planned([asked.request for asked in waiting]))
         elif not self._end.running:
             self._steps.start(waiting[0])
 
-    def _plan(self, requests: list[StepRequest]) -> None:
+    def _planned(self, requests: list[StepRequest]) -> list[sdk.StepResponse]:
         for request in requests:
             _planned_here[self._engine.run_id, request.planned_id] = request.step_id
         while len(_planned_here) > PLANNED_LIMIT:
             del _planned_here[next(iter(_planned_here))]
-        self._end.answer(*map(_planned, requests))
+        return list(map(_planned, requests))
+
+    async def _planned_rest(self) -> list[sdk.StepResponse]:
+        """The steps that are asked for while the request is about to end: not begun yet, or to be tried again."""
+        await self._quiet(IDLE_TURNS)
+        return self._planned([asked.request for asked in self._asked.values() if asked.is_waiting or asked.has_failed])
 
     async def let_others_ask(self) -> None:
         """Let all who have memos get them, before a memo is handed out that makes the SDK cancel them.
@@ -158,10 +165,29 @@ class Scheduler:
         while (asked := self._asked.get(target)) is None:
             if self._end.is_near or not self._waiting():
                 return
-            self._give_up(target, waited=time.monotonic() - started)
+            if self._end.bodies.are_busy:
+                started = time.monotonic()  # it may be what runs the target, or be about to ask for it
+            else:
+                self._give_up(target, waited=time.monotonic() - started)
             await asyncio.sleep(POLL_SECONDS)
         if asked.task is None:
             self._steps.start(asked)
+
+    def _skip(self) -> None:
+        if self._skipping is None:
+            self._skipping = self._end.loop.create_task(self._give_up_at_rest())
+
+    async def _give_up_at_rest(self) -> None:
+        """Give the target up if nobody asks for any step of the journal, for which `_run_target` would do it."""
+        await self._quiet(IDLE_TURNS)
+        started = time.monotonic()
+        while not self._end.is_near:
+            if self._waiting() or self._end.running or self._end.bodies.are_busy:
+                started = time.monotonic()
+            else:
+                self._give_up(self._target or "", waited=time.monotonic() - started)
+            await asyncio.sleep(POLL_SECONDS)
+        self._skipping = None
 
     def _give_up(self, target: str, *, waited: float) -> None:
         """End the request if the target is not to be found here, or if that has been waited for long enough.

@@ -139,6 +139,38 @@ async def test_the_tool_example_marks_the_tool() -> None:
     assert options.max_attempts == 1
 
 
+@pytest.mark.parametrize("answered", [True, False])
+def test_the_tool_that_waits_goes_on_when_the_answer_comes_or_the_time_is_over(answered: bool) -> None:
+    asked: list[str] = []
+
+    async def send_question(call: str, question: str) -> None:
+        asked.append(f"{call} {question}")
+
+    namespace = {**names(), "send_question": send_question}
+    exec(block("tool_options(ask_boss"), namespace)
+    call = function_call("ask_boss", {"question": "pay?"}, call_id="c1")
+    model = ScriptedModel([[call], [assistant_message("done")]])
+    namespace["agent"] = Agent(name="helper", model=model, tools=[namespace["ask_boss"]])
+    exec(block('fn_id="run-agent", trigger'), namespace)
+
+    with LocalEngine() as engine:
+        engine.serve(namespace["client"], [namespace["run_agent"]])
+        run_id = engine.send("agent/run", {"prompt": "Pay."})
+        wait_until(lambda: any(step.name == "answer c1" for step in engine.steps(run_id)))
+        if answered:
+            engine.send_event("boss/answered", {"call": "c0", "text": "no"})
+            engine.send_event("boss/answered", {"call": "c1", "text": "yes"})
+        else:
+            engine.fast_forward()
+        run = engine.wait(run_id)
+
+    assert run.output["final_output"] == "done"
+    assert asked == ["c1 pay?"]
+    asked_with: Any = model.calls[1].input
+    told = [item["output"] for item in asked_with if item.get("type") == "function_call_output"]
+    assert told == ["yes" if answered else "No answer: decide yourself."]
+
+
 async def test_the_budget_example_runs() -> None:
     namespace = names()
     agent = Agent(name="helper", model=ScriptedModel([[assistant_message("fine")]]))

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents.errors import UnsupportedError
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.instrument.dynamic import awaited, user_step
@@ -47,6 +48,12 @@ async def tool_step(
     journal = current_journal()
     assert journal is not None, "only called below a seam"
 
+    options = journal.options.for_tool(tool, tool.name)
+    if not options.in_step:
+        error = UnsupportedError(f"in_step=False is for a FunctionTool, and {tool.name!r} is a {type(tool).__name__}")
+        await journal.fail(error)
+        raise error
+
     async def run(_: StepScope) -> Any:
         return await awaited(call())
 
@@ -58,7 +65,7 @@ async def tool_step(
             run,
             name=name or tool.name,
             call_id=call_id,
-            max_attempts=journal.options.for_tool(tool, tool.name).max_attempts,
+            max_attempts=options.max_attempts,
             is_final=is_final,
             inputs=inputs,
             context=context,

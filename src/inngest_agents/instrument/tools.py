@@ -22,6 +22,7 @@ from inngest_agents.budget import BudgetError
 from inngest_agents.errors import OutputTooLargeError
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.admission import release_tool_call
+from inngest_agents.instrument.in_function import run_in_function
 from inngest_agents.journal import Journal, StepScope, current_journal, current_scope, nested_under
 from inngest_agents.stats.records import StepKind
 
@@ -38,6 +39,8 @@ async def _invoke(original: Callable[..., Any], *, function_tool: Any, context: 
     try:
         if is_agent:
             value = await _run_agent_in_time(journal, label, function_tool, context, arguments)
+        elif not journal.options.for_tool(function_tool, function_tool.name).in_step:
+            value = await run_in_function(journal, label, function_tool, context, arguments)
         else:
             value = await _step(journal, label, function_tool, context, arguments)
     except ToolTimeoutError:

@@ -17,6 +17,10 @@ from inngest_agents.testing import replayed
 HOUR = datetime.timedelta(hours=1)
 
 
+def items_of(result: Any) -> list[Any]:
+    return list(result.to_input_list())
+
+
 async def nothing() -> str:
     return "x"
 
@@ -81,7 +85,8 @@ async def test_steps_a_la_carte_that_are_given_the_step_inside_a_tool_are_part_o
         model = ScriptedModel([[function_call("inner", {}, call_id="i1")], [assistant_message("done")]])
         nested: Agent[Any] = Agent(name="n", model=model, tools=[as_step(inner, step=step)])
         result = await Runner.run(nested, "go")
-        return await durable("more", nothing, step=step) + (await finalize_run(result, step=step)).final_output
+        output: str = (await finalize_run(result, step=step)).final_output
+        return await durable("more", nothing, step=step) + output
 
     model = ScriptedModel([[function_call("work", {}, call_id="c1")], [assistant_message("end")]])
     agent: Agent[Any] = Agent(name="a", model=model, tools=[work])
@@ -92,4 +97,4 @@ async def test_steps_a_la_carte_that_are_given_the_step_inside_a_tool_are_part_o
 
     run = await replayed(handler)
     assert run.steps == ["a/1 model a", "a/1.1 work", "a/2 model a"]
-    assert run.result.to_input_list()[2]["output"] == "xdone"
+    assert items_of(run.result)[2]["output"] == "xdone"

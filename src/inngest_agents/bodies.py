@@ -1,0 +1,91 @@
+"""Code of the user that runs beside the SDK's loop in no step: a tool that is marked by `in_step=False`.
+
+It runs in the Inngest function itself, from the top in each request, and may use `ctx.step`, whose interrupts end the
+request from inside of it. They must not pass through the SDK's frames, so they are caught around the code, and the
+driver raises them in the user's own frame. What such code does meanwhile is no step of the journal, so the driver is
+told when it is at work: it must not be cut off in the middle of a `ctx.step.run`.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.checkpoint import SaveOutcome
+
+if TYPE_CHECKING:
+    from inngest_agents.request_end import RequestEnd
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Body:
+    """One call of such code."""
+
+    asking: int = 0
+    """How many steps of the journal it waits for."""
+
+
+_body: contextvars.ContextVar[_Body | None] = contextvars.ContextVar("inngest_agents_body", default=None)
+
+
+class Bodies:
+    """Those of one request.
+
+    Args:
+        end: how the request ends.
+    """
+
+    def __init__(self, end: RequestEnd) -> None:
+        self._end = end
+        self._under_way: set[_Body] = set()
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether one of them does something, and does not only wait for a step of the journal."""
+        return any(not body.asking for body in self._under_way)
+
+    async def run(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call the code. If `ctx.step` ends the request in it, this never comes back, but is cancelled.
+
+        What led to it is saved before, as before a tool that is a step.
+        """
+        if self._end.saver is not None and await self._end.saver.flush() is not SaveOutcome.SAVED:
+            self._end.answer()
+            await self._end.loop.create_future()
+        with self.asking():  # of the code around this one, if there is any
+            body = _Body()
+            self._under_way.add(body)
+            token = _body.set(body)
+            try:
+                return await call()
+            except (sdk.ResponseInterrupt, sdk.SkipInterrupt) as interrupt:
+                if isinstance(interrupt, sdk.ResponseInterrupt):
+                    self._end.wait_for(*interrupt.responses)
+                else:
+                    self._end.skip()
+            finally:
+                _body.reset(token)
+                self._under_way.discard(body)
+                self._end.conclude()
+            await self._end.loop.create_future()
+            raise AssertionError("only a cancellation comes here")
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """The caller waits for a step of the journal."""
+        body = _body.get()
+        if body is None:
+            yield
+            return
+        body.asking += 1
+        self._end.conclude()
+        try:
+            yield
+        finally:
+            body.asking -= 1
