@@ -55,8 +55,11 @@ class Bodies:
 
         What led to it is saved before, as before a tool that is a step.
         """
-        if self._end.saver is not None and await self._end.saver.flush() is not SaveOutcome.SAVED:
+        saver = self._end.saver
+        is_saved = saver is None or await saver.flush() is SaveOutcome.SAVED
+        if not is_saved:
             self._end.answer()
+        if not is_saved or self._end.is_over:
             await self._end.loop.create_future()
         with self.asking():  # of the code around this one, if there is any
             body = _Body()

@@ -80,7 +80,10 @@ def set_step(step: Any) -> AbstractContextManager[None]:
 
 
 def get_step() -> Any:
-    """The ambient `step`; None outside of an Inngest function, and inside a step, where there can be no other one."""
+    """The ambient `step`; None outside of an Inngest function, and inside a step, where there can be no other one.
+
+    In a tool that is no step (`tool_options(tool, in_step=False)`) it is that of the durable run.
+    """
     return None if current_step() is not None else _step.get()
 
 

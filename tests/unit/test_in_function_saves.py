@@ -1,0 +1,71 @@
+"""A tool that is no step starts only where what led to it is saved, and not in a request that is over."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from agents import Agent, RunConfig, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+from checkpoint_api import Api, Engine, answer, late
+
+from inngest_agents import DurableRunner, checkpoint, durable, get_step, tool_options
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+
+
+class Work:
+    """An agent with two parallel calls of such a tool, each with two steps."""
+
+    def __init__(self, api: Api) -> None:
+        log = api.log
+
+        async def first(name: str) -> str:
+            log.append(f"first {name}")
+            return name
+
+        async def second(name: str) -> str:
+            log.append(f"second {name}")
+            return f"{name} done"
+
+        @function_tool
+        async def work(name: str) -> str:
+            log.append(f"start {name}")
+            return str(await get_step().run(f"second {name}", second, await durable("first", first, name)))
+
+        calls = [function_call("work", {"name": name}, call_id=name) for name in ("a", "b")]
+        model = ScriptedModel([calls, [assistant_message("done")]])
+        self.agent = Agent(name="w", model=model, tools=[tool_options(work, in_step=False)])
+
+    async def __call__(self, step: Any) -> str:
+        result = await DurableRunner.run(self.agent, "go", step=step, run_config=RunConfig(tracing_disabled=True))
+        return str(result.final_output)
+
+
+async def test_it_starts_when_the_response_that_ordered_it_is_saved() -> None:
+    async with Api(forever=late(0.03)) as api:
+        engine = Engine(api)
+        assert await engine.run(Work(api)) == "done"
+    log = api.log
+    assert log.index("saved w/1 model w") < min(log.index("start a"), log.index("start b"))
+    assert [log.count(f"{part} {name}") for part in ("first", "second") for name in ("a", "b")] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("place", range(4))
+async def test_where_saves_fail_its_steps_run_once(place: int) -> None:
+    async with Api(*[None] * place, forever=answer(500)) as api:
+        assert await Engine(api).run(Work(api)) == "done"
+    assert [api.log.count(f"{part} {name}") for part in ("first", "second") for name in ("a", "b")] == [1, 1, 1, 1]
+
+
+async def test_it_does_not_start_in_a_run_that_another_worker_owns() -> None:
+    async with Api(answer(409)) as api:
+        engine = Engine(api)
+        assert await engine.run(Work(api)) is None
+        assert engine.answers == [[("None", "")]]
+        await asyncio.sleep(0.05)
+    assert "start a" not in api.log
