@@ -118,10 +118,14 @@ class NoOpStepInfo(StepInfo):
 NoOpStepInfo.model_rebuild(_types_namespace=vars(_step_base))
 
 
-class _GoOnStepInfo(StepInfo):
-    """Opcode `DiscoveryRequest`: ends this request and asks for the next (specification, section 10.3)."""
+GO_ON: Final = "DiscoveryRequest"
+"""The opcode that ends a request and asks for the next (specification, section 10.3); the SDK has no name for it."""
 
-    op: str = "DiscoveryRequest"  # type: ignore[assignment]
+
+class _GoOnStepInfo(StepInfo):
+    """The description of what is no step, but has that opcode."""
+
+    op: str = GO_ON  # type: ignore[assignment]
 
 
 _GoOnStepInfo.model_rebuild(_types_namespace=vars(_step_base))

@@ -162,4 +162,5 @@ class RequestEnd:
 
 def waits(response: sdk.StepResponse) -> bool:
     """Whether a response is of something that has yet to come, as an event, and not of a step that has ended."""
-    return response.step.op not in (sdk.Opcode.STEP_RUN, sdk.Opcode.STEP_ERROR, sdk.Opcode.STEP_FAILED)
+    at_once = (sdk.Opcode.STEP_RUN, sdk.Opcode.STEP_ERROR, sdk.Opcode.STEP_FAILED, sdk.GO_ON)
+    return response.step.op not in at_once
