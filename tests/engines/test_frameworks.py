@@ -251,6 +251,28 @@ def test_sync_and_async_functions_share_a_client_of_openai(embedded: EngineUnder
         assert len(asked.connections) == 4, "the async function keeps its connection"
 
 
+def test_what_was_put_on_a_client_to_see_its_requests_sees_those_of_sync_functions(embedded: EngineUnderTest) -> None:
+    seen: list[Any] = []
+    with provider.serving(provider.scripted().Reply()) as asked:
+        client = AsyncOpenAI(api_key="k", base_url=asked.base_url, max_retries=0)
+        request = client.request
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            seen.append(args)
+            return request(*args, **kwargs)
+
+        client.request = watched  # type: ignore[method-assign]
+        clerk = Agent(name="clerk", model=OpenAIChatCompletionsModel("gpt-4o", client))
+
+        @embedded.client.create_function(fn_id="ask", trigger=inngest.TriggerEvent(event="ask"), retries=0)
+        def ask(ctx: inngest.ContextSync) -> Any:
+            return DurableRunner.run_sync(clerk, "go", step=ctx.step, run_config=QUIET).final_output
+
+        with served(embedded, hosts.flask, ask):
+            assert embedded.run("ask").output == "hello"
+        assert len(seen) == 1
+
+
 def test_a_sync_tool_runs_an_agent_with_the_same_client(embedded: EngineUnderTest) -> None:
     """By `Runner.run_sync`, in an event loop of the tool's thread."""
     with provider.serving(provider.scripted().Reply()) as asked:

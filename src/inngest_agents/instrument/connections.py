@@ -64,16 +64,23 @@ def _uses_openai_pool(model: Model) -> bool:
 
 def _apart(model: Model) -> Model:
     """A model with another pool of connections; the model itself where its user has made its HTTP client or its class,
-    of which no other could be made that is sure to do the same.
+    or given its client other methods, as of all these no other could be made that is sure to do the same.
     """
     if type(model) not in (OpenAIChatCompletionsModel, OpenAIResponsesModel):
         return model
     client = sdk.client_of(model)
     if type(client) not in (openai.AsyncOpenAI, openai.AsyncAzureOpenAI) or not sdk.has_default_http_client(client):
         return model
+    if any(map(_has_methods_of_its_own, (client, client.responses, client.chat.completions))):
+        return model
     apart = copy.copy(model)
     sdk.set_client(apart, client.copy(http_client=_http_client()))
     return apart
+
+
+def _has_methods_of_its_own(owner: object) -> bool:
+    """Whether a method was put in the place of another one on this object alone, as tools for tracing do."""
+    return any(callable(value) and callable(getattr(type(owner), name, None)) for name, value in vars(owner).items())
 
 
 @functools.cache
