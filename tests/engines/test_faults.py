@@ -95,6 +95,39 @@ def test_parallel_tools_that_fail_for_good_together_lead_to_one_request(engine: 
     assert executions.requests == 3
 
 
+def test_a_tool_that_fails_for_good_cancels_the_one_beside_it(engine: EngineUnderTest) -> None:
+    events: list[str] = []
+    begun = asyncio.Event()
+
+    @function_tool
+    async def endless() -> str:
+        events.append("begun")
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            events.append("cancelled")
+        return "never"
+
+    @function_tool(failure_error_function=None)
+    async def fail() -> str:
+        await begun.wait()
+        raise inngest.NonRetriableError("no more paper")
+
+    calls = [function_call("endless", {}, call_id="1"), function_call("fail", {}, call_id="2")]
+    agent = Agent(name="p", model=ScriptedModel([calls]), tools=[endless, fail])
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=3)
+    async def fn(ctx: inngest.Context) -> Any:
+        return await run(agent, ctx)
+
+    engine.serve([fn])
+    outcome = engine.run("go")
+    assert outcome.status == "Failed"
+    assert "no more paper" in str(outcome.output)
+    assert events == ["begun", "cancelled"]
+
+
 def test_without_the_api_each_step_still_runs_once(engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
     find = EngineRequest.checkpoint_target
 
