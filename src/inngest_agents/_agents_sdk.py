@@ -366,11 +366,20 @@ blocked_message: Final[Any] = name("agents.run_internal.blocked_output", "_resol
 occurrence_key: Final[Any] = name("agents.run_internal.items", "nested_history_run_item_occurrence_key")
 _ensure_occurrence_key: Final[Any] = name("agents.run_internal.items", "ensure_nested_history_run_item_occurrence_key")
 _OCCURRENCE_KEY: Final[str] = name("agents.run_internal.items", "_NESTED_HISTORY_RUN_ITEM_OCCURRENCE_KEY")
+# run_internal/run_loop.py: by this a streamed run knows the items that it has sent already, copies included.
+sent_key: Final[Any] = name("agents.run_internal.run_loop", "_stream_event_item_occurrence_key")
+_SENT_KEY: Final[str] = name("agents.run_internal.run_loop", "_STREAM_EVENT_ITEM_OCCURRENCE_KEY")
 
 
 def mark_as_copy(item: Any, original: Any) -> None:
     """Make a run item one that was copied from another; on a replay, nobody has given that one a key yet."""
     setattr(item, _OCCURRENCE_KEY, _ensure_occurrence_key(original))
+
+
+def mark_as_sent(item: Any, original: Any) -> None:
+    """Make a streamed run take a run item for sent if the one that it was copied from was."""
+    if (key := sent_key(original)) is not None:
+        setattr(item, _SENT_KEY, key)
 
 
 # run_internal/session_persistence.py: what a session's history is compared by, and the private half of compaction.

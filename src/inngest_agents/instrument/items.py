@@ -7,7 +7,7 @@ grow with the square of the turns; so an item that came in is stored as its plac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agents import Agent
@@ -98,8 +98,8 @@ def encode_run_items(made: Sequence[Any], given: Sequence[Any], before: Sequence
     for item in made:
         place = places.get(id(item))
         if place is None:
-            fields, original = _encode_fields(item), place_of(item, given)
-            parts.append(fields if original is None else {**fields, "copy_of": original})
+            copied = {"copy_of": place_of(item, given), "sent_as": _place_by(sdk.sent_key, item, given)}
+            parts.append(_encode_fields(item) | {key: found for key, found in copied.items() if found is not None})
             continue
         raw = codec.encode(item.raw_item)
         parts.append(place if raw == before[place] else {"place": place, "raw_item": raw})
@@ -108,11 +108,13 @@ def encode_run_items(made: Sequence[Any], given: Sequence[Any], before: Sequence
 
 def place_of(item: Any, given: Sequence[Any]) -> int | None:
     """The place of a run item, or of the one that it was copied from, among the `given` ones."""
-    key = sdk.occurrence_key(item)
-    for place, known in enumerate(given):
-        if known is item or (key is not None and sdk.occurrence_key(known) == key):
-            return place
-    return None
+    found = next((place for place, known in enumerate(given) if known is item), None)
+    return found if found is not None else _place_by(sdk.occurrence_key, item, given)
+
+
+def _place_by(key_of: Callable[[Any], Any], item: Any, given: Sequence[Any]) -> int | None:
+    key = key_of(item)
+    return next((place for place, known in enumerate(given) if key is not None and key_of(known) == key), None)
 
 
 def decode_run_items(stored: Sequence[Any], given: Sequence[Any], agents: Mapping[str, Agent[Any]]) -> tuple[Any, ...]:
@@ -146,6 +148,8 @@ def _decode_item(part: Any, given: Sequence[Any], agents: Mapping[str, Agent[Any
     item = cls(**fields)
     if "copy_of" in part:
         sdk.mark_as_copy(item, given[part["copy_of"]])
+    if "sent_as" in part:
+        sdk.mark_as_sent(item, given[part["sent_as"]])
     return item
 
 

@@ -14,6 +14,7 @@ from agents import (
     ModelBehaviorError,
     RunConfig,
     Runner,
+    RunResultStreaming,
     UserError,
     function_tool,
     handoff,
@@ -261,6 +262,25 @@ async def test_a_filter_that_nests_the_history_and_copies_items_does_not_double_
     result = await both(build, script)
     assert result.durable.to_input_list() == result.plain.to_input_list()
     assert str(result.durable.to_input_list()).count("same") == 1
+
+
+@pytest.mark.parametrize("nests", [True, False])
+async def test_a_streamed_run_sends_an_item_that_a_filter_has_copied_once(nests: bool) -> None:
+    def build() -> Agent[Any]:
+        def copied(data: HandoffInputData) -> HandoffInputData:
+            data = nest_handoff_history(data) if nests else data
+            return data.clone(new_items=copy.deepcopy(data.new_items))
+
+        last: Agent[Any] = Agent(name="last", model=ScriptedModel([[assistant_message("done")]]))
+        turn = [assistant_message("one moment"), function_call("transfer_to_last", {}, call_id="c1")]
+        return Agent(name="first", model=ScriptedModel([turn]), handoffs=[handoff(last, input_filter=copied)])
+
+    async def names(result: RunResultStreaming) -> list[str]:
+        return [event.name async for event in result.stream_events() if event.type == "run_item_stream_event"]
+
+    agent = build()
+    durable = await replayed(lambda step: names(DurableRunner.run_streamed(agent, "go", step=step)))
+    assert durable.result == await names(Runner.run_streamed(build(), "go"))
 
 
 async def test_a_filter_with_input_items_keeps_the_history_of_the_session_apart() -> None:
