@@ -14,10 +14,10 @@ if TYPE_CHECKING:
         SandboxLostError,
         UnsupportedError,
     )
-    from inngest_agents.journal import idempotency_key
     from inngest_agents.options import DurableOptions, ToolOptions, tool_options
     from inngest_agents.result import DurableRunResult
     from inngest_agents.runner import DurableRunner
+    from inngest_agents.scope import idempotency_key
     from inngest_agents.sinks import RealtimeSink, is_replayed
     from inngest_agents.steps import FinalizedRun, as_step, durable, finalize_run, get_step, set_step
     from inngest_agents.streamed import DurableRunResultStreaming
@@ -68,7 +68,7 @@ _WHERE = {
     "durable": "inngest_agents.steps",
     "finalize_run": "inngest_agents.steps",
     "get_step": "inngest_agents.steps",
-    "idempotency_key": "inngest_agents.journal",
+    "idempotency_key": "inngest_agents.scope",
     "is_replayed": "inngest_agents.sinks",
     "set_step": "inngest_agents.steps",
     "tool_options": "inngest_agents.options",

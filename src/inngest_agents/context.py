@@ -29,7 +29,9 @@ from inngest_agents import context_changes as changes
 from inngest_agents.context_changes import Change, Path
 from inngest_agents.decisions import make_again
 from inngest_agents.errors import ContextConflictError
-from inngest_agents.journal import Journal, StepScope, current_step
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_step
+from inngest_agents.step_request import StepScope
 
 logger = logging.getLogger("inngest_agents")
 

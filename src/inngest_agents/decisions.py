@@ -20,7 +20,7 @@ from agents import ToolApprovalItem
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec, response_codec
-from inngest_agents.journal import current_step
+from inngest_agents.scope import current_step
 
 if TYPE_CHECKING:
     from inngest_agents.journal import Journal

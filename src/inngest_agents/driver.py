@@ -29,12 +29,12 @@ from inngest_agents.asked import Asked, Loop, Shared, end_task, free_frames
 from inngest_agents.checkpoint import Checkpointer, SaveOutcome
 from inngest_agents.errors import non_retriable, rebuild, stored_span_times
 from inngest_agents.execution import StepRunner
-from inngest_agents.journal import StepRequest
 from inngest_agents.request_end import RequestEnd
 from inngest_agents.resources import Resources, serves_many_requests
 from inngest_agents.rewind import Rewind
 from inngest_agents.scheduling import Scheduler, drop_markers
 from inngest_agents.step_ids import id_after, planned_id, tag_of
+from inngest_agents.step_request import StepRequest
 from inngest_agents.thread_loop import is_in_thread_loop
 
 logger = logging.getLogger("inngest_agents")

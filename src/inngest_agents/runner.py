@@ -14,10 +14,11 @@ from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import CONTEXT_TYPES, STEP_TYPES
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable
-from inngest_agents.journal import Journal, current_journal, current_step, inside_run
+from inngest_agents.journal import Journal
 from inngest_agents.options import DurableOptions
 from inngest_agents.result import DurableRunResult
 from inngest_agents.rewind import Rewind
+from inngest_agents.scope import current_journal, current_step, inside_run
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.streamed import DurableRunResultStreaming, as_durable_result, start_streamed
 from inngest_agents.summary import report_failure, summarize

@@ -22,8 +22,8 @@ from inngest_agents.step_ids import OVERTAKEN, tag_of
 if TYPE_CHECKING:
     from inngest_agents.asked import Asked, Loop, Shared
     from inngest_agents.execution import StepRunner
-    from inngest_agents.journal import StepRequest
     from inngest_agents.request_end import RequestEnd
+    from inngest_agents.step_request import StepRequest
 
 IDLE_TURNS: Final = 64
 """Turns of the event loop without a new request after which a batch counts as whole (measured: gaps of 15 to 43)."""

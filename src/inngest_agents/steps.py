@@ -26,17 +26,10 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents.driver import Driver
 from inngest_agents.instrument import tools as tool_seam
 from inngest_agents.instrument._steps import run_step
-from inngest_agents.journal import (
-    Journal,
-    Scope,
-    StepScope,
-    current_journal,
-    current_scope,
-    current_step,
-    inside_journal,
-)
+from inngest_agents.journal import Journal
 from inngest_agents.options import DurableOptions
 from inngest_agents.result import json_output
+from inngest_agents.scope import Scope, current_journal, current_scope, current_step, inside_journal
 from inngest_agents.stats.pricing import with_price
 from inngest_agents.stats.records import (
     Price,
@@ -47,6 +40,7 @@ from inngest_agents.stats.records import (
     usage_from_response,
 )
 from inngest_agents.stats.stats import RunFacts, RunStats
+from inngest_agents.step_request import StepScope
 
 __all__ = ["FinalizedRun", "as_step", "durable", "finalize_run", "get_step", "set_step"]
 

@@ -21,8 +21,9 @@ from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
 from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable, raise_again
-from inngest_agents.journal import Journal, inside_run
+from inngest_agents.journal import Journal
 from inngest_agents.result import json_output
+from inngest_agents.scope import inside_run
 from inngest_agents.sinks import SinkPump
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.summary import report_failure, summarize

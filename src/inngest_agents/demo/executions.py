@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from inngest_agents.journal import current_step, idempotency_key
+from inngest_agents.scope import current_step, idempotency_key
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS executions (

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inngest_agents.demo.executions import Executions
-from inngest_agents.journal import idempotency_key
+from inngest_agents.scope import idempotency_key
 
 CATALOGUE: Final = {
     # product: (price in cents, in stock)

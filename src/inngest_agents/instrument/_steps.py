@@ -21,18 +21,13 @@ from inngest_agents.errors import (
     message_of,
     qualified_name,
 )
-from inngest_agents.journal import (
-    BilledAttempt,
-    Journal,
-    StepRequest,
-    StepScope,
-    attempt_label,
-    current_scope,
-)
+from inngest_agents.journal import Journal, attempt_label
 from inngest_agents.local_classes import classes_of
+from inngest_agents.scope import current_scope
 from inngest_agents.stats.memo import memo_of
 from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import TOOL_KINDS, ErrorRecord, StepKind, StepRecord
+from inngest_agents.step_request import BilledAttempt, StepRequest, StepScope
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.sandbox_session import DurableSandbox

@@ -28,7 +28,8 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument.dynamic import awaited, user_step
 from inngest_agents.instrument.local_tools import tool_step
 from inngest_agents.instrument.tools import tool_label
-from inngest_agents.journal import Journal, current_journal, current_scope
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_journal, current_scope
 
 
 class LazyComputer(AsyncComputer):

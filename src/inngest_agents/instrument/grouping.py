@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents.journal import current_journal, current_scope, is_in_loop
+from inngest_agents.scope import current_journal, current_scope, is_in_loop
 
 
 @sdk.around("agents.run_internal.run_grouping", "resolve_run_grouping", ("conversation_id", "session", "group_id"))

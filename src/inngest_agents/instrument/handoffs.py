@@ -30,7 +30,9 @@ from inngest_agents.instrument.items import (
     snapshot,
 )
 from inngest_agents.instrument.tools import tool_label
-from inngest_agents.journal import Journal, StepScope, current_journal
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_journal
+from inngest_agents.step_request import StepScope
 
 
 @sdk.around(

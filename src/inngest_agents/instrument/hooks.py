@@ -24,7 +24,9 @@ from inngest_agents import codec, response_codec
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.tools import is_final, tool_label, users_tool
-from inngest_agents.journal import Journal, StepScope, current_journal, current_scope
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_journal, current_scope
+from inngest_agents.step_request import StepScope
 
 logger = logging.getLogger("inngest_agents")
 

@@ -14,7 +14,8 @@ import inngest
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.budget import BudgetError
 from inngest_agents.errors import UnsupportedError, is_memoized, message_of, qualified_name
-from inngest_agents.journal import Journal, current_scope, inside_call
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_scope, inside_call
 from inngest_agents.stats.records import ErrorRecord, StepRecord
 
 

@@ -9,7 +9,7 @@ import logging
 
 from agents.logger import logger as sdk_logger
 
-from inngest_agents.journal import current_journal
+from inngest_agents.scope import current_journal
 
 
 def _is_news(_: logging.LogRecord) -> bool:

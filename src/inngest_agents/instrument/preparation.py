@@ -19,7 +19,8 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents import codec
 from inngest_agents.errors import DivergenceError
 from inngest_agents.instrument.dynamic import SAME, awaited, user_step
-from inngest_agents.journal import Journal, Scope, current_journal, current_scope
+from inngest_agents.journal import Journal
+from inngest_agents.scope import Scope, current_journal, current_scope
 
 
 @dataclasses.dataclass(slots=True)

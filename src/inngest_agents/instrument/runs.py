@@ -16,7 +16,8 @@ from agents import HandoffOutputItem, RunState
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
-from inngest_agents.journal import Journal, current_journal, inside_scope
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_journal, inside_scope
 
 
 @around("agents.run", "AgentRunner.run", ("self", "starting_agent", "input", "kwargs"))

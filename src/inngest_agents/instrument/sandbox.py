@@ -39,7 +39,8 @@ from inngest_agents.errors import SandboxLostError, ends_a_run
 from inngest_agents.instrument.dynamic import user_step
 from inngest_agents.instrument.sandbox_session import AttachedLater, DurableSandbox, open_sandboxes
 from inngest_agents.instrument.tools import current_time_limit
-from inngest_agents.journal import Journal, Scope, current_journal, current_scope, inside_journal, is_in_loop
+from inngest_agents.journal import Journal
+from inngest_agents.scope import Scope, current_journal, current_scope, inside_journal, is_in_loop
 
 logger = logging.getLogger("inngest_agents")
 

@@ -23,8 +23,10 @@ from inngest_agents.errors import OutputTooLargeError
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.instrument.in_function import run_in_function
-from inngest_agents.journal import Journal, StepScope, current_journal, current_scope, nested_under
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_journal, current_scope, nested_under
 from inngest_agents.stats.records import StepKind
+from inngest_agents.step_request import StepScope
 
 
 @sdk.around("agents.tool", "_invoke_function_tool_with_metadata", ("function_tool", "context", "arguments"))

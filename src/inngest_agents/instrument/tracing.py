@@ -34,7 +34,8 @@ from agents.tracing import Span, Trace, TracingProcessor, get_current_span
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import memo_head
-from inngest_agents.journal import Journal, current_journal
+from inngest_agents.journal import Journal
+from inngest_agents.scope import current_journal
 
 NO_OP_ID: Final = "no-op"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
