@@ -58,7 +58,8 @@ def test_steps_run_once_and_results_come_back(engine: EngineUnderTest) -> None:
     assert outcome.status == "Completed"
     assert outcome.output == {"second": [{"n": 1}, None, "ü☃"]}
     assert calls.names == ["function", "first", "function", "second", "function"]
-    assert [(step.name, step.status) for step in engine.steps(run_id)] == [
+    # By name: on a busy machine the server has given two steps of a plain function ends in the other order.
+    assert sorted((step.name, step.status) for step in engine.steps(run_id)) == [
         ("first", "COMPLETED"),
         ("second", "COMPLETED"),
     ]
