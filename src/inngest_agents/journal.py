@@ -87,6 +87,8 @@ class Journal:
         self._is_placed = not driven or driver.plan_only
         """Whether the run is known to be the one that earlier requests have begun here, if there were any."""
         self._placing = asyncio.Lock()
+        self.identities: dict[tuple[Any, ...], Any] = {}
+        """Those of the function calls; see `instrument.invocations`."""
         self.agents: list[Any] = []
         """The agents that loops have started with or that have had a turn, in that order."""
 

@@ -15,6 +15,7 @@ def install() -> None:
         grouping,
         guardrails,
         handoffs,
+        invocations,
         local_tools,
         logs,
         mcp,
