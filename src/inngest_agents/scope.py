@@ -58,6 +58,10 @@ class Scope:
         self.counts[label] = count + 1
         return label if count == 0 else f"{label}:{count}"
 
+    def take_back(self, label: str) -> None:
+        """What was to have a label was cancelled and comes again under the same one."""
+        self.counts[label] -= 1
+
 
 _journal: contextvars.ContextVar[Journal | None] = contextvars.ContextVar("inngest_agents_journal", default=None)
 _scope: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("inngest_agents_scope", default=None)

@@ -37,6 +37,7 @@ from agents import ModelResponse, Usage
 from agents.exceptions import UserError
 
 from inngest_agents import _agents_sdk as sdk
+from inngest_agents.errors import is_memoized
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal
@@ -96,6 +97,8 @@ class _Store:
         """Whether this pass has read it, so that `_generation` is known."""
         self._generation: int | None = None
         """The session's count of changes, as far as they are the run's own; None after another's."""
+        self._is_cut_off = False
+        """Whether a write was begun and cancelled, so that the session may have some of it."""
         self._lock = asyncio.Lock()
 
     @property
@@ -171,7 +174,8 @@ class _Store:
         additions = [entry for entry in batch if isinstance(entry, _Addition)]
 
         async def call(step: StepScope) -> list[str]:
-            skip = await self._count_written(additions) if step.maybe_repeated and additions else 0
+            maybe_written, self._is_cut_off = step.maybe_repeated or self._is_cut_off, True
+            skip = await self._count_written(additions) if maybe_written and additions else 0
             done: list[str] = []
             for entry in batch:
                 if isinstance(entry, _Judgement):
@@ -182,11 +186,17 @@ class _Store:
                 if missing or not entry.items:
                     await self._append(missing, entry.kwargs)
                 done.append(entry.id)
+            self._is_cut_off = False
             return done
 
         try:
             written = await self._step("session write", call, additions[0].kwargs if additions else {})
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and not is_memoized(error):
+                # The loop was cancelled: what it has added so far the plain runner has written by then, too.
+                current_scope().take_back("session write")
+                raise
+            self._is_cut_off = False
             self.pending = [entry for entry in self.pending if entry not in batch]  # it is not tried again
             raise
         self._written.update(written)

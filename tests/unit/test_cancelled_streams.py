@@ -1,0 +1,94 @@
+"""What a streamed run has added to its session when its consumer cancels it, with checkpointing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from agents import Agent, RunConfig, Runner, RunResultStreaming, SQLiteSession, StreamEvent, function_tool, handoff
+from agents.testing import ScriptedModel, assistant_message, function_call
+from checkpoint_api import Api, Engine
+
+from inngest_agents import DurableRunner
+
+QUIET = RunConfig(tracing_disabled=True)
+
+
+def desk() -> Agent[Any]:
+    @function_tool
+    async def look() -> str:
+        return "looked"
+
+    clerk = Agent(name="clerk", model=ScriptedModel([[assistant_message("done")]]))
+    turns = [
+        [function_call("look", {}, call_id="1")],
+        [function_call("look", {}, call_id="2")],
+        [function_call("transfer_to_clerk", {}, call_id="3")],
+    ]
+    return Agent(name="desk", model=ScriptedModel(turns), tools=[look], handoffs=[handoff(clerk)])
+
+
+def is_handoff(event: StreamEvent) -> bool:
+    return event.type == "run_item_stream_event" and event.name == "handoff_occured"
+
+
+async def consume(result: RunResultStreaming) -> None:
+    async for event in result.stream_events():
+        if is_handoff(event):
+            result.cancel()
+
+
+def kinds(items: list[Any]) -> list[str]:
+    return [item.get("type") or item["role"] for item in items]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_run_that_is_cancelled_at_a_handoff_keeps_the_turns_before_it(durable: bool) -> None:
+    """The SDK reads the session there, which writes first what was added; the cancellation hits that write."""
+    session = SQLiteSession("desk")
+    if durable:
+        async with Api() as api:
+
+            async def handler(step: Any) -> None:
+                await consume(DurableRunner.run_streamed(desk(), "go", step=step, session=session, run_config=QUIET))
+
+            await Engine(api).run(handler)
+        assert api.saved.count("desk/session write") == 1
+    else:
+        await consume(Runner.run_streamed(desk(), "go", session=session, run_config=QUIET))
+    turn = ["function_call", "function_call_output"]
+    assert kinds(await session.get_items()) == ["user", *turn, *turn]
+
+
+class SlowSession(SQLiteSession):
+    """Its first write has an end that can be cancelled, after it was made."""
+
+    def __init__(self) -> None:
+        super().__init__("slow")
+        self.writing = asyncio.Event()
+        self.writes = 0
+
+    async def add_items(self, items: list[Any], **kwargs: Any) -> None:
+        self.writes += 1
+        await super().add_items(items, **kwargs)
+        if self.writes == 1:
+            self.writing.set()
+            await asyncio.Event().wait()
+
+
+async def test_what_a_write_that_was_cancelled_has_left_undone_is_added_once() -> None:
+    session = SlowSession()
+    async with Api() as api:
+
+        async def handler(step: Any) -> None:
+            result = DurableRunner.run_streamed(desk(), "go", step=step, session=session, run_config=QUIET)
+            consuming = asyncio.ensure_future(result.wait())
+            await session.writing.wait()
+            result.cancel()
+            await consuming
+
+        await Engine(api).run(handler)
+    turn = ["function_call", "function_call_output"]
+    assert kinds(await session.get_items()) == ["user", *turn, *turn]
+    assert api.saved[-1] == "desk/session write"
