@@ -18,6 +18,7 @@ from typing import Any
 from agents import (
     GuardrailFunctionOutput,
     InputGuardrailResult,
+    OutputGuardrail,
     OutputGuardrailResult,
     OutputGuardrailTripwireTriggered,
     ToolGuardrailFunctionOutput,
@@ -136,9 +137,11 @@ async def _step(
         result = await check()
         return result.output if isinstance(result, (InputGuardrailResult, OutputGuardrailResult)) else result
 
-    return await run_step(
+    label = current_scope().repeated(label)
+    is_remembered = journal.is_done(label)
+    output = await run_step(
         journal,
-        current_scope().repeated(label),
+        label,
         "guardrail",
         call,
         name=guardrail.get_name(),
@@ -152,6 +155,20 @@ async def _step(
         after_save=after_save,
         functions=(guardrail.guardrail_function,),
     )
+    if is_remembered and _cancels_others(guardrail, output):
+        # What had ended beside it is part of what the SDK tells of the run, and of what it saves.
+        await journal.driver.let_others_ask()
+    return output
+
+
+def _cancels_others(guardrail: Any, output: Any) -> bool:
+    """Whether the SDK cancels what runs beside a check: other tool calls, or the other checks of an output.
+
+    Not so beside an input guardrail: a streamed run goes on until its consumer has seen the verdict.
+    """
+    if isinstance(output, GuardrailFunctionOutput):
+        return isinstance(guardrail, OutputGuardrail) and bool(output.tripwire_triggered)
+    return isinstance(output, ToolGuardrailFunctionOutput) and output.behavior["type"] == "raise_exception"
 
 
 def _encode(output: Any) -> Any:
