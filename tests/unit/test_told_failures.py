@@ -7,7 +7,16 @@ from typing import Any
 
 import inngest
 import pytest
-from agents import Agent, GuardrailFunctionOutput, RunConfig, RunHooks, UserError, function_tool, input_guardrail
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    RunConfig,
+    RunHooks,
+    SQLiteSession,
+    UserError,
+    function_tool,
+    input_guardrail,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
 from agents.tracing import Span, TracingProcessor, set_trace_processors
 from checkpoint_api import Api, Engine
@@ -171,6 +180,37 @@ async def test_a_hook_that_the_sdk_waits_for_no_longer_runs_to_its_end_once() ->
             await engine.run(lambda step: DurableRunner.run(agent, "go", step=step, hooks=Hooks(), run_config=QUIET))
     assert done == ["begun", "ended"]
     assert "h/1.1 work on_tool_end" in api.saved
+
+
+async def test_what_the_sdk_has_left_behind_does_not_wait_for_ever() -> None:
+    """An agent that is cancelled as a tool writes to its own session then: a step that this request starts no more."""
+    begun = asyncio.Event()
+
+    @function_tool
+    async def endless() -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    @function_tool(failure_error_function=None)
+    async def fail() -> str:
+        await begun.wait()
+        raise ValueError("no more paper")
+
+    nested = Agent(name="n", model=ScriptedModel([[function_call("endless", {}, call_id="n1")]]), tools=[endless])
+    calls = [function_call("ask", {"input": "x"}, call_id="1"), function_call("fail", {}, call_id="2")]
+    tools: list[Any] = [nested.as_tool("ask", "asks", session=SQLiteSession("n")), fail]
+    agent = Agent(name="p", model=ScriptedModel([calls]), tools=tools)
+    async with Api() as api:
+
+        async def handler(step: Any) -> None:
+            assert not [task for task in asyncio.all_tasks() if task.cancelling()]
+            await DurableRunner.run(agent, "go", step=step, run_config=QUIET)
+
+        engine = Engine(api, max_attempts=1)
+        with pytest.raises(UserError, match="no more paper"):
+            await engine.run(handler)
+    assert engine.answered == ["p/1.2 fail"]
 
 
 async def test_the_users_own_frame_learns_of_a_failure_only_when_it_is_stored() -> None:
