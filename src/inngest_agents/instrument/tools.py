@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from agents import Usage
 from agents.exceptions import AgentsException, ModelBehaviorError, ToolTimeoutError, UserError
 from agents.tracing import FunctionSpanData, get_current_span
 
@@ -24,9 +25,11 @@ from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.instrument.in_function import run_in_function
 from inngest_agents.journal import Journal
+from inngest_agents.response_codec import decode_usage
 from inngest_agents.scope import current_journal, current_scope, nested_under
 from inngest_agents.stats.records import StepKind
 from inngest_agents.step_request import StepScope
+from inngest_agents.usage_form import usage_in
 
 
 @sdk.around("agents.tool", "_invoke_function_tool_with_metadata", ("function_tool", "context", "arguments"))
@@ -112,6 +115,7 @@ async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, c
             return task.result()
         await asyncio.wait((task,))
     else:
+        _add_usage(journal, journal.step_id(label), context.usage)
         journal.take_abandoned(journal.step_id(label))
 
     async def call(_: StepScope) -> bool:
@@ -121,6 +125,15 @@ async def _run_agent_in_time(journal: Journal, label: str, function_tool: Any, c
 
     await run_step(journal, timed_out, "other", call, name=function_tool.name)
     raise ToolTimeoutError(tool_name=function_tool.name, timeout_seconds=seconds)
+
+
+def _add_usage(journal: Journal, path: str, usage: Usage) -> None:
+    """Add what the model calls of an agent have used that no replay asks for."""
+    from inngest_agents.stats.memo import unpack
+
+    for _, memo in journal.unused(f"{path}/"):
+        if unpack(memo).kind == "model":
+            usage.add(decode_usage(usage_in(memo["output"])))
 
 
 async def _run_agent(journal: Journal, label: str, function_tool: Any, context: Any, arguments: str) -> Any:

@@ -51,6 +51,7 @@ async def test_an_agent_that_takes_too_long_is_given_up_once_and_for_all() -> No
     ]
     assert run.steps.count("front/1.1 ask timed out") == 1
     assert run.result.final_output == "no answer"
+    assert run.result.context_wrapper.usage == plain.context_wrapper.usage
 
 
 async def test_an_agent_that_is_in_time_takes_no_further_step() -> None:
