@@ -10,7 +10,7 @@ from agents import Agent, RunConfig, Runner, RunResultStreaming, SQLiteSession, 
 from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import Api, Engine
 
-from inngest_agents import DurableRunner
+from inngest_agents import DurableOptions, DurableRunner
 
 QUIET = RunConfig(tracing_disabled=True)
 
@@ -92,3 +92,39 @@ async def test_what_a_write_that_was_cancelled_has_left_undone_is_added_once() -
     turn = ["function_call", "function_call_output"]
     assert kinds(await session.get_items()) == ["user", *turn, *turn]
     assert api.saved[-1] == "desk/session write"
+
+
+class StuckSession(SQLiteSession):
+    """Its write of an answer never ends."""
+
+    def __init__(self) -> None:
+        super().__init__("stuck")
+        self.writing = asyncio.Event()
+        self.stuck = 0
+
+    async def add_items(self, items: list[Any], **kwargs: Any) -> None:
+        if any(item.get("type") == "message" for item in items):
+            self.stuck += 1
+            self.writing.set()
+            await asyncio.Event().wait()
+        await super().add_items(items, **kwargs)
+
+
+async def test_a_write_of_one_turn_alone_that_was_cancelled_is_not_tried_again() -> None:
+    session = StuckSession()
+    agent = Agent(name="desk", model=ScriptedModel([[assistant_message("done")]]))
+    options = DurableOptions(session_writes="turn")
+    async with Api() as api:
+
+        async def handler(step: Any) -> None:
+            result = DurableRunner.run_streamed(
+                agent, "go", step=step, session=session, run_config=QUIET, options=options
+            )
+            consuming = asyncio.ensure_future(result.wait())
+            await session.writing.wait()
+            result.cancel()
+            await consuming
+
+        await Engine(api).run(handler)
+    assert kinds(await session.get_items()) == ["user"]
+    assert session.stuck == 1

@@ -134,7 +134,12 @@ class _Store:
             return
         self.pending.append(addition)
         if self.writes_at_once or _at_end.get() or self.journal.options.session_writes == "turn":
-            await self.flush()
+            try:
+                await self.flush()
+            except asyncio.CancelledError:
+                if len(self.pending) == 1 and self.pending[0] is addition:
+                    self.pending.clear()  # under the plain runner, too, it is this write that was cancelled
+                raise
 
     async def other(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """`pop_item` or `clear_session`, after what was added before."""
