@@ -203,6 +203,11 @@ def _is_private_carried(owner: pydantic.BaseModel, value: Any) -> bool:
     return _is_carriable(value, (id(owner),))
 
 
+def is_carriable(value: Any) -> bool:
+    """Whether all in a value is of the types that are stored: no lock, no client, no secret."""
+    return _is_carriable(value, ())
+
+
 def _is_carriable(value: Any, outer: tuple[int, ...]) -> bool:
     if type(value) in _PLAIN:
         return True

@@ -27,7 +27,7 @@ from typing import Any, Final, TypeVar
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.asked import Asked, Loop, Shared, end_task, free_frames
 from inngest_agents.checkpoint import Checkpointer, SaveOutcome
-from inngest_agents.errors import non_retriable, rebuild, stored_span_times
+from inngest_agents.errors import non_retriable
 from inngest_agents.execution import StepRunner
 from inngest_agents.request_end import RequestEnd
 from inngest_agents.resources import Resources, serves_many_requests
@@ -35,6 +35,7 @@ from inngest_agents.rewind import Rewind
 from inngest_agents.scheduling import Scheduler, drop_markers
 from inngest_agents.step_ids import id_after, planned_id, tag_of
 from inngest_agents.step_request import StepRequest
+from inngest_agents.stored_errors import rebuild, stored_span_times
 from inngest_agents.thread_loop import is_in_thread_loop
 
 logger = logging.getLogger("inngest_agents")

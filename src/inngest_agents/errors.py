@@ -18,37 +18,16 @@ tripwire, `MaxTurnsExceeded`, a step that failed for good), the error is at the 
 
 from __future__ import annotations
 
-import asyncio
-import builtins
 import functools
-import json
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, cast
 
 import inngest
 from agents.exceptions import AgentsException
 from openai import OpenAIError
 
-from inngest_agents._inngest_sdk import ErrorCode, MemoError
+from inngest_agents._inngest_sdk import ErrorCode
 
 __all__ = ["ContextConflictError", "DivergenceError", "OutputTooLargeError", "SandboxLostError", "UnsupportedError"]
-
-
-E = TypeVar("E", bound=BaseException)
-
-_CANCELLED: Final = "asyncio.exceptions.CancelledError"
-"""What is raised inside a step and is no request to stop it: the one error that is no `Exception`."""
-
-_NOTES: Final = "\ninngest-agents: "
-"""What comes after the stack of a stored error: JSON of what its name and message do not tell. The server keeps nothing
-of an error but name, message and stack."""
-
-_MAX_ATTRIBUTES: Final = 8_000
-"""How large, as JSON, the attributes of an error may be to be stored with it; so for all of its causes together."""
-
-_MAX_CAUSES: Final = 10
-"""How many of them are stored; a cause may lead back to the error itself."""
 
 
 class UnsupportedError(inngest.NonRetriableError):
@@ -119,107 +98,6 @@ def qualified_name(error: BaseException) -> str:
     return cls.__name__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def rebuild(memo: MemoError) -> Exception | asyncio.CancelledError:
-    """The error of a failed step, with its original type where that is loaded, and its message.
-
-    Nothing is imported for it, and no constructor runs. A type that is unknown, or that needs more than a message,
-    becomes an `inngest.StepError` of that name.
-    """
-    if memo.name == _CANCELLED:
-        return _memoized(asyncio.CancelledError(*([memo.message] if memo.message else [])))
-    cls = _find_class(memo.name)
-    if cls is None or (error := _blank(cls, memo.message)) is None:
-        return _memoized(inngest.StepError(memo.message, memo.name.rpartition(".")[2], memo.stack))
-    if _text(error) != memo.message:
-        shown = _shown_as(cast("Any", cls))
-        error = shown.__new__(shown, memo.message)
-        error.args = (memo.message,)
-    if hasattr(cls, "__init__") and not hasattr(error, "message"):
-        error.message = memo.message  # type: ignore[attr-defined]
-    if isinstance(error, AgentsException):
-        error.run_data = None  # as its constructor does; the SDK fills it in
-    notes = _notes(memo.stack)
-    for name, value in notes.get("attributes", {}).items():
-        error.__dict__.setdefault(name, value)
-    _attach_causes(error, notes.get("causes", []))
-    return _memoized(error)
-
-
-def _attach_causes(error: Exception, causes: Iterable[tuple[str, str]]) -> None:
-    """Make each the cause of the one before: what `raise … from …` had made them."""
-    for name, message in causes:
-        cause = rebuild(MemoError(name, message, None))
-        error.__cause__ = cause
-        if not isinstance(cause, Exception):  # a cancellation, which nothing has caused
-            return
-        error = cause
-
-
-def notes_on(error: BaseException, span_times: Mapping[str, str]) -> str:
-    """What is stored after the stack of a step's error: its plain attributes and causes, and when its spans began.
-
-    So `except RateLimitError as error: error.code` works on a replay, too, and so does `error.__cause__`. What is not
-    JSON (a response, a client) is left out, and all of it where it is large.
-    """
-    attributes = {
-        name: value for name, value in vars(error).items() if not name.startswith("__durable") and _is_plain(value)
-    }
-    if len(json.dumps(attributes)) > _MAX_ATTRIBUTES:
-        attributes = {}
-    parts = {"attributes": attributes, "causes": _causes(error), "spans": dict(span_times)}
-    notes = {name: value for name, value in parts.items() if value}
-    return f"{_NOTES}{json.dumps(notes)}" if notes else ""
-
-
-def _causes(error: BaseException) -> list[tuple[str, str]]:
-    """The names and messages of what the error was raised from, the nearest first."""
-    found: list[tuple[str, str]] = []
-    cause = error.__cause__
-    while cause is not None and len(found) < _MAX_CAUSES:
-        found.append((qualified_name(cause), message_of(cause)))
-        cause = cause.__cause__
-    return found if len(json.dumps(found)) <= _MAX_ATTRIBUTES else []
-
-
-def stored_span_times(memo: MemoError) -> dict[str, str]:
-    """When the spans around a failed step began, by their ids."""
-    times: dict[str, str] = _notes(memo.stack).get("spans", {})
-    return times
-
-
-def _notes(stack: str | None) -> dict[str, Any]:
-    _, separator, text = (stack or "").rpartition(_NOTES)
-    if not separator:
-        return {}
-    try:
-        found: dict[str, Any] = json.loads(text)
-    except ValueError:  # cut off by somebody on the way
-        return {}
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    try:
-        return bool(json.loads(json.dumps(value)) == value)
-    except (TypeError, ValueError, RecursionError):
-        return False
-
-
-def _blank(cls: type[Exception], message: str) -> Exception | None:
-    """An error of this type without anything but its message; None where the type (of pydantic, say) forbids it."""
-    try:
-        error = cls.__new__(cls, message)
-        error.args = (message,)
-    except Exception:  # noqa: BLE001  a foreign type may refuse in any way
-        return None
-    return error
-
-
-def _memoized(error: E) -> E:
-    error.__durable_memoized__ = True  # type: ignore[attr-defined]
-    return error
-
-
 def is_memoized(error: BaseException) -> bool:
     """Whether an error came out of the memo of a failed step, so that a replay would only raise it again."""
     return bool(getattr(error, "__durable_memoized__", False))
@@ -242,67 +120,33 @@ def ends_a_run(error: BaseException) -> bool:
 
 def message_of(error: object) -> str:
     """The text of an error or another object, also where its own `__str__` fails."""
-    text = _text(error)
+    text = text_of(error)
     return "<exception str() failed>" if text is None else text  # as tracebacks say
 
 
-def _text(error: object) -> str | None:
+def text_of(error: object) -> str | None:
+    """Its text; None where it has none."""
     try:
         return str(error)
     except Exception:  # noqa: BLE001  a foreign __str__ may need attributes that only its __init__ sets
         return None
 
 
-def _find_class(name: str) -> type[Exception] | None:
-    module_name, _, qualname = name.rpartition(".")
-    module = sys.modules.get(module_name) if module_name else builtins
-    while module is None and "." in module_name:  # a nested class: module.Outer.Inner
-        module_name, _, outer = module_name.rpartition(".")
-        qualname = f"{outer}.{qualname}"
-        module = sys.modules.get(module_name)
-    found: Any = module
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    if isinstance(found, type) and issubclass(found, Exception):
-        return found
-    if "<locals>" not in name:
-        return None
-    # Made inside of a function: no module has it, but it is among the subclasses while it is in use.
-    return next((cls for cls in _subclasses(Exception) if f"{cls.__module__}.{cls.__qualname__}" == name), None)
-
-
-def _subclasses(cls: type[Exception]) -> Iterator[type[Exception]]:
-    """All classes below one, the newest first."""
-    for below in reversed(cls.__subclasses__()):
-        if "__durable_origin__" not in vars(below):
-            yield below
-        yield from _subclasses(below)
-
-
-@functools.lru_cache(maxsize=None)
-def _shown_as(cls: type[Exception]) -> type[Exception]:
-    """`cls` with a `__str__` that needs nothing but the message."""
-    return type(
-        cls.__name__,
-        (cls,),
-        {
-            "__str__": lambda self: str(self.args[0]),
-            "__module__": cls.__module__,
-            "__qualname__": cls.__qualname__,
-            "__durable_origin__": cls,
-        },
-    )
-
-
 def non_retriable(error: Exception) -> Exception:
     """The same error, but such that Inngest does not retry the function; the original type still catches it.
 
     The object stays the same where its type allows it (every class written in Python does), so that its attributes,
-    its traceback and what holds on to it are unharmed.
+    its traceback and what holds on to it are unharmed. Of a type that can have no subtypes (pydantic's
+    `ValidationError`) it is the cause of an `inngest.StepError` of that name.
     """
     if isinstance(error, inngest.NonRetriableError) or getattr(error, "is_retriable", True) is False:
         return error
-    cls = _as_non_retriable(cast("Any", type(error)))
+    try:
+        cls = _as_non_retriable(cast("Any", type(error)))
+    except TypeError:
+        told = inngest.StepError(message_of(error), type(error).__name__, None)
+        told.__cause__ = error
+        return told.with_traceback(error.__traceback__)
     try:
         error.__class__ = cls
     except TypeError:  # a builtin such as ValueError has another memory layout

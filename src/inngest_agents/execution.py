@@ -11,10 +11,11 @@ import inngest
 
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import MAX_OUTPUT, SaveOutcome, encoded, output_size
-from inngest_agents.errors import OutputTooLargeError, UnsupportedError, message_of, notes_on, qualified_name, rebuild
+from inngest_agents.errors import OutputTooLargeError, UnsupportedError, message_of, qualified_name
 from inngest_agents.process_end import is_of_exit
 from inngest_agents.scope import inside_step
 from inngest_agents.step_request import StepRequest, StepScope
+from inngest_agents.stored_errors import notes_on, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import MemoError, step_error
-from inngest_agents.errors import is_memoized, message_of, non_retriable, notes_on, qualified_name, rebuild
+from inngest_agents.errors import is_memoized, message_of, non_retriable, qualified_name
+from inngest_agents.stored_errors import notes_on, rebuild
 from inngest_agents.testing import replayed
 
 
@@ -105,7 +106,7 @@ def test_an_error_of_the_sdk_has_room_for_its_run_data() -> None:
     assert through_the_engine(ModelBehaviorError("bad")).run_data is None  # type: ignore[attr-defined]
 
 
-def test_a_type_that_needs_more_than_a_message_becomes_a_step_error() -> None:
+def test_a_type_that_only_its_own_module_can_make_becomes_a_step_error_without_what_was_stored_of_it() -> None:
     with pytest.raises(ValidationError) as caught:
         TypeAdapter(int).validate_python("x")
     error = through_the_engine(caught.value)
