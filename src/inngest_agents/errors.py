@@ -14,12 +14,13 @@ inngest.NonRetriableError
 Everything else that leaves a durable run is what `Runner.run` would have raised. Where a retry can never go better (a
 tripwire, `MaxTurnsExceeded`, a step that failed for good), the error is at the same time an
 `inngest.NonRetriableError`, so that the run fails once and not five times; `except MaxTurnsExceeded` still catches it.
+Its `stats` say what the run has used.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 import inngest
 from agents.exceptions import AgentsException
@@ -28,6 +29,15 @@ from openai import OpenAIError
 from inngest_agents._inngest_sdk import ErrorCode
 
 __all__ = ["ContextConflictError", "DivergenceError", "OutputTooLargeError", "SandboxLostError", "UnsupportedError"]
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inngest_agents.stats.stats import RunStats
+
+_STATS: Final = "stats"
+_LATER: Final = "__durable_stats__"
+"""Where an error keeps what its `stats` are made of."""
 
 
 class UnsupportedError(inngest.NonRetriableError):
@@ -159,6 +169,28 @@ def non_retriable(error: Exception) -> Exception:
     return error
 
 
+def with_stats(error: Exception, make_stats: Callable[[], RunStats]) -> Exception:
+    """The error that ends a run, with `stats`: what the run has used so far, as there is no result to say it."""
+    if _STATS in vars(type(error)):
+        vars(error)[_LATER] = make_stats
+    elif not hasattr(error, _STATS):
+        vars(error)[_STATS] = make_stats()
+    return error
+
+
+class _StatsOfRun:
+    """`error.stats`, made when it is asked for: a run that goes on past the error asks for none in each of its replays.
+
+    An attribute of the error itself that is called so comes first.
+    """
+
+    def __get__(self, error: Exception | None, _: type[Exception]) -> Any:
+        make_stats = None if error is None else vars(error).get(_LATER)
+        if make_stats is None:
+            raise AttributeError(_STATS)
+        return vars(error).setdefault(_STATS, make_stats())
+
+
 def raise_again(error: BaseException) -> NoReturn:
     """Raise an error that was raised here before, with the context that it has.
 
@@ -182,6 +214,7 @@ def _as_non_retriable(cls: type[Exception]) -> type[Exception]:
             "__qualname__": cls.__qualname__,
             "__durable_origin__": getattr(cls, "__durable_origin__", cls),
             "is_retriable": False,
+            **({} if hasattr(cls, _STATS) else {_STATS: _StatsOfRun()}),
             "quiet": False,
             # Inngest puts `code` into the answer; classes such as openai's APIError have a `code` of their own.
             "code": property(lambda _self: ErrorCode.NON_RETRIABLE_ERROR, lambda _self, _value: None),

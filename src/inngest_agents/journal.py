@@ -124,7 +124,7 @@ class Journal:
     def _facts(self, starting_agent: str, result: Any) -> RunFacts:
         from inngest_agents.stats.stats import RunFacts
 
-        final_agent = getattr(result.last_agent, "name", starting_agent)
+        final_agent = getattr(getattr(result, "last_agent", None), "name", starting_agent)
         return RunFacts(starting_agent=starting_agent, final_agent=final_agent, handoffs=self.handoffs)
 
     def records(self) -> list[StepRecord]:

@@ -13,7 +13,7 @@ from inngest_agents import divergence, instrument
 from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import CONTEXT_TYPES, STEP_TYPES
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_lasting, non_retriable
+from inngest_agents.errors import is_lasting, non_retriable, with_stats
 from inngest_agents.journal import Journal
 from inngest_agents.options import DurableOptions
 from inngest_agents.result import DurableRunResult
@@ -266,7 +266,8 @@ class DurableRunner(Runner):
         if failure is not None:
             # The steps that led here are memoized: the next try would come to the same end. Raised outside of the
             # handler, where Python would make `error` the context of its own twin.
-            raise non_retriable(failure)
+            so_far = journal.stats_later(starting_agent.name, getattr(failure, "run_data", None))
+            raise with_stats(non_retriable(failure), so_far)
         journal.finish()
         diverged = divergence.unused(journal)
         if diverged is not None:

@@ -20,7 +20,7 @@ from agents import RunResultStreaming, StreamEvent
 from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
 from inngest_agents.driver import Driver
-from inngest_agents.errors import is_lasting, non_retriable, raise_again
+from inngest_agents.errors import is_lasting, non_retriable, raise_again, with_stats
 from inngest_agents.journal import Journal
 from inngest_agents.result import json_output
 from inngest_agents.scope import inside_run
@@ -219,7 +219,7 @@ class DurableRunResultStreaming(RunResultStreaming):
         await drive.take_last_steps(self, failure if isinstance(failure, Exception) else None)
         if isinstance(failure, Exception):
             await drive.report_failure(failure)
-            raise_again(_as_durable(failure))
+            raise_again(_as_durable(failure, drive.journal.stats_later(drive.starting_agent, self)))
         if failure is not None:
             await drive.driver.leave(drive.journal.tag)
             raise_again(failure)
@@ -235,10 +235,10 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _as_durable(error: Exception) -> Exception:
+def _as_durable(error: Exception, make_stats: Callable[[], RunStats]) -> Exception:
     """An error of the loop; non-retriable if the steps that led to it are memoized, so that a retry ends the same."""
     if is_lasting(error):
-        return non_retriable(error)
+        return with_stats(non_retriable(error), make_stats)
     return error
 
 
