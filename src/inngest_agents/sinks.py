@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias, runtime_checkable
 
 from agents.stream_events import AgentUpdatedStreamEvent, RunItemStreamEvent
 
@@ -145,42 +146,49 @@ class SinkPump:
 
     async def _deliver(self, batch: list[dict[str, Any]]) -> None:
         sink = self._sink
+        if isinstance(sink, BatchSink):
+            await self._settle(lambda: sink.send(batch))
+        elif inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(getattr(sink, "__call__", None)):  # noqa: B004
+            for event in batch:
+                await self._settle(functools.partial(sink, event))
+        else:
+            for call in await in_thread(lambda: self._call_all(sink, batch)):
+                await self._settle(call)
+
+    async def _settle(self, call: Callable[[], Any]) -> None:
         try:
-            if isinstance(sink, BatchSink):
-                await sink.send(batch)
-                return
-            if inspect.iscoroutinefunction(sink) or inspect.iscoroutinefunction(getattr(sink, "__call__", None)):  # noqa: B004
-                results: list[Any] = [sink(event) for event in batch]
-            else:
-                results = await in_thread(lambda: self._call_all(sink, batch))
-            for result in results:
-                await self._settle(result)
+            result = call()
+            if inspect.isawaitable(result):
+                await result
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # it is the pump itself that is to stop
+            self._complain(f"raised {type(error).__name__}: {error}")
         except Exception as error:  # noqa: BLE001  a sink must not break the run
             self._complain(f"raised {type(error).__name__}: {error}")
 
-    async def _settle(self, result: Any) -> None:
-        try:
-            if isinstance(result, Exception):
-                raise result
-            if inspect.isawaitable(result):
-                await result
-        except Exception as error:  # noqa: BLE001
-            self._complain(f"raised {type(error).__name__}: {error}")
-
     @staticmethod
-    def _call_all(sink: Callable[[dict[str, Any]], Any], batch: list[dict[str, Any]]) -> list[Any]:
-        results: list[Any] = []
-        for event in batch:
-            try:
-                results.append(sink(event))
-            except Exception as error:  # noqa: BLE001
-                results.append(error)
-        return results
+    def _call_all(sink: Callable[[dict[str, Any]], Any], batch: list[dict[str, Any]]) -> list[Callable[[], Any]]:
+        """Call it for each event, and say for each what gives back its answer, or raises its error."""
+        return [_outcome(sink, event) for event in batch]
 
     def _complain(self, why: str) -> None:
         if not self._complained:
             self._complained = True
-            logger.warning("run %s: the stream's sink %s; events are dropped (said once a run)", self._run_id, why)
+            logger.warning("run %s: the stream's sink %s; events are dropped (said once a request)", self._run_id, why)
+
+
+def _outcome(sink: Callable[[dict[str, Any]], Any], event: dict[str, Any]) -> Callable[[], Any]:
+    try:
+        answer = sink(event)
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  raised where it can be said
+        return functools.partial(_raise, error)
+    return lambda: answer
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 _REPLAYED: Final = "_durable_replayed"
