@@ -22,7 +22,7 @@ import inngest
 from agents.exceptions import AgentsException
 from pydantic_core import ValidationError
 
-from inngest_agents import codec, validation_errors
+from inngest_agents import codec, stored_responses, validation_errors
 from inngest_agents._inngest_sdk import MemoError
 from inngest_agents.errors import message_of, qualified_name, text_of
 
@@ -97,17 +97,19 @@ def _notes(stack: str | None) -> dict[str, Any]:
 
 def _details(error: BaseException, depth: int) -> dict[str, Any]:
     """What an error has besides name and message."""
-    plain, typed, errors = {}, {}, {}
+    plain, typed, errors, responses = {}, {}, {}, {}
     for name, value in _attributes(error):
         if isinstance(value, Exception):
             if depth > 0:
                 errors[name] = _nested(value, depth)
         elif _is_plain(value):
             plain[name] = value
+        elif (response := _response(value)) is not None:
+            responses[name] = response
         elif (encoded := _encoded(value)) is not None:
             typed[name] = encoded
-    parts = {"attributes": _small(plain), "typed": _small(typed), "errors": _small(errors)}
-    found: dict[str, Any] = {name: part for name, part in parts.items() if part}
+    parts = {"attributes": plain, "typed": typed, "errors": errors, "responses": responses}
+    found: dict[str, Any] = {name: small for name, part in parts.items() if (small := _small(part))}
     if isinstance(error, ValidationError):
         found["validation"] = validation_errors.encode(error)
     elif isinstance(error, ExceptionGroup):
@@ -197,6 +199,13 @@ def _encoded(value: Any) -> Any:
     return None if codec.is_text(encoded) else encoded
 
 
+def _response(value: Any) -> dict[str, Any] | None:
+    try:
+        return stored_responses.encode(value)
+    except Exception:  # noqa: BLE001  as above
+        return None
+
+
 # How it is made of that again.
 
 
@@ -257,6 +266,9 @@ def _filled(error: Exception, message: str, notes: Mapping[str, Any]) -> Excepti
     for name, value in notes.get("typed", {}).items():
         with contextlib.suppress(Exception):  # its class is gone, say; the error is worth more than one attribute
             held.setdefault(name, codec.decode(value))
+    for name, value in notes.get("responses", {}).items():
+        with contextlib.suppress(Exception):  # its library is not loaded here
+            held.setdefault(name, stored_responses.decode(value))
     for name, inner in notes.get("errors", {}).items():
         held.setdefault(name, _inner(*inner))
     if inspect.getattr_static(error, "message", inspect.Parameter.empty) is inspect.Parameter.empty:
