@@ -219,7 +219,7 @@ class StepRunner:
                 f"step {request.step_id!r}: {message_of(error)}", retry_after=round(delay * 1000)
             )
             self._end.retry.__cause__ = error
-        notes = notes_on(error, request.span_times)
+        notes = notes_on(error, request.span_times, is_encrypted=not self._engine.shows_inputs)
         stored = sdk.step_error(error, qualified_name(error), message_of(error), notes)
         op = sdk.Opcode.STEP_FAILED if is_last else sdk.Opcode.STEP_ERROR
         self._end.answer(*answers, _response(request, op, error=stored, timing=attempt.timing()))

@@ -61,13 +61,19 @@ def rebuild(memo: MemoError) -> Exception | asyncio.CancelledError:
     return _memoized(error)
 
 
-def notes_on(error: BaseException, span_times: Mapping[str, str]) -> str:
+def notes_on(error: BaseException, span_times: Mapping[str, str], *, is_encrypted: bool = False) -> str:
     """What is stored after the stack of a step's error, and when its spans began.
 
-    What is neither JSON nor one of the types that steps carry (a response, a client) is left out, and so is what is
-    large.
+    What is neither JSON nor one of the types that steps carry (a client, say) is left out, and so is what is large.
+
+    Args:
+        error: of the step.
+        span_times: when the spans around it began, by their ids.
+        is_encrypted: middleware encrypts what steps give, but no errors: of these, nothing that they were about is
+            stored then (the bytes that can't be decoded, the body of a response, the input that is not valid) but what
+            the message shows.
     """
-    notes: dict[str, Any] = _details(error, _MAX_DEPTH)
+    notes: dict[str, Any] = _details(error, _MAX_DEPTH, is_encrypted)
     if causes := _causes(error):
         notes["causes"] = causes
     if span_times:
@@ -95,27 +101,28 @@ def _notes(stack: str | None) -> dict[str, Any]:
 # How an error becomes JSON.
 
 
-def _details(error: BaseException, depth: int) -> dict[str, Any]:
+def _details(error: BaseException, depth: int, is_encrypted: bool) -> dict[str, Any]:
     """What an error has besides name and message."""
     plain, typed, errors, responses = {}, {}, {}, {}
     for name, value in _attributes(error):
         if isinstance(value, Exception):
             if depth > 0:
-                errors[name] = _nested(value, depth)
+                errors[name] = _nested(value, depth, is_encrypted)
         elif _is_plain(value):
             plain[name] = value
-        elif (response := _response(value)) is not None:
+        elif (response := _response(value, is_encrypted)) is not None:
             responses[name] = response
-        elif (encoded := _encoded(value)) is not None:
+        elif (encoded := _encoded(value)) is not None and not (is_encrypted and isinstance(value, bytes)):
             typed[name] = encoded
     parts = {"attributes": plain, "typed": typed, "errors": errors, "responses": responses}
     found: dict[str, Any] = {name: small for name, part in parts.items() if (small := _small(part))}
     if isinstance(error, ValidationError):
-        found["validation"] = validation_errors.encode(error)
+        found["validation"] = validation_errors.encode(error, shown_only=is_encrypted)
     elif isinstance(error, ExceptionGroup):
-        found["group"] = None if depth == 0 else [error.message, [_nested(one, depth) for one in error.exceptions]]
+        nested = [_nested(one, depth, is_encrypted) for one in error.exceptions] if depth > 0 else None
+        found["group"] = None if nested is None else [error.message, nested]
     else:
-        found["args"] = _arguments(error)
+        found["args"] = _arguments(error, is_encrypted)
     rest = {name for name in found if name not in parts and (found[name] is None or _size(found[name]) > _MAX_PART)}
     return {name: part for name, part in found.items() if name not in rest}
 
@@ -129,10 +136,12 @@ def _attributes(error: BaseException) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _arguments(error: BaseException) -> list[Any] | None:
+def _arguments(error: BaseException, is_encrypted: bool) -> list[Any] | None:
     """Its `args`, as its builtin base would pickle them (a file's name is not in `args`), if its message is not all."""
-    args = _reduced(error)
-    if len(args) == 1 and type(args[0]) is str and args[0] == message_of(error):
+    args, message = _reduced(error), message_of(error)
+    if len(args) == 1 and type(args[0]) is str and args[0] == message:
+        return None
+    if is_encrypted and not all(arg is None or message_of(arg) in message for arg in args):
         return None
     encoded = [_encoded(arg) for arg in args]
     return encoded if all(item is not None or arg is None for item, arg in zip(encoded, args, strict=True)) else None
@@ -149,9 +158,9 @@ def _native(cls: type[BaseException]) -> Any:
     return next(base for base in cls.__mro__ if base.__module__ == "builtins")
 
 
-def _nested(error: BaseException, depth: int) -> list[Any]:
+def _nested(error: BaseException, depth: int, is_encrypted: bool) -> list[Any]:
     """An error inside of another: its name, its message and what else there is to it."""
-    return [qualified_name(error), message_of(error), _details(error, depth - 1)]
+    return [qualified_name(error), message_of(error), _details(error, depth - 1, is_encrypted)]
 
 
 def _causes(error: BaseException) -> list[tuple[str, str]]:
@@ -199,9 +208,9 @@ def _encoded(value: Any) -> Any:
     return None if codec.is_text(encoded) else encoded
 
 
-def _response(value: Any) -> dict[str, Any] | None:
+def _response(value: Any, is_encrypted: bool) -> dict[str, Any] | None:
     try:
-        return stored_responses.encode(value)
+        return stored_responses.encode(value, with_body=not is_encrypted)
     except Exception:  # noqa: BLE001  as above
         return None
 

@@ -21,7 +21,7 @@ _LEFT_OUT: Final = frozenset({"set-cookie", "content-encoding", "content-length"
 _LIBRARIES: Final = ("httpx", "httpx2", "requests")
 
 
-def encode(value: Any) -> dict[str, Any] | None:
+def encode(value: Any, *, with_body: bool = True) -> dict[str, Any] | None:
     """A response of a known library; None for anything else."""
     library = next((name for name in _LIBRARIES if type(value) is _class_of(name)), None)
     if library is None:
@@ -30,7 +30,7 @@ def encode(value: Any) -> dict[str, Any] | None:
     stored = {"of": library, "status": value.status_code, "headers": headers, "reason": getattr(value, "reason", None)}
     if sum(len(name) + len(text) for name, text in headers) > _MAX_HEADERS:
         stored["headers"] = []
-    body = _body(library, value)
+    body = _body(library, value) if with_body else None
     if body is not None and len(body) <= _MAX_BODY:
         stored["body"] = base64.b64encode(body).decode()
     return stored
@@ -77,4 +77,6 @@ def _of_requests(stored: dict[str, Any], body: bytes | None) -> Any:
 
 class _NotKept(io.RawIOBase):
     def read(self, _: int = -1) -> bytes:
-        raise OSError("the body of this response was not stored with its error, as it was large or not read")
+        raise OSError(
+            "the body of this response was not stored with its error, as it was large, not read, or would be encrypted"
+        )

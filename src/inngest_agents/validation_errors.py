@@ -25,13 +25,23 @@ _MAX_SHOWN: Final = 50
 """What pydantic shows of one."""
 
 
-def encode(error: ValidationError) -> dict[str, Any] | None:
-    """What `decode` needs; None where that could not make the same of it."""
+def encode(error: ValidationError, *, shown_only: bool = False) -> dict[str, Any] | None:
+    """What `decode` needs; None where that could not make the same of it.
+
+    Args:
+        error: to store.
+        shown_only: store no more of any input than pydantic shows.
+    """
     try:
         pickled: Any = error.__reduce__()
         title, _, mode, hidden = pickled[1]
         lines = error.errors(include_url=False, include_input=not hidden)
-        stored = {"title": title, "mode": mode, "hidden": hidden, "lines": [_encode_line(line) for line in lines]}
+        stored = {
+            "title": title,
+            "mode": mode,
+            "hidden": hidden,
+            "lines": [_encode_line(line, shown_only) for line in lines],
+        }
         return stored if decode(stored, str(error)) is not None else None
     except Exception:  # noqa: BLE001  the parts are the user's, and of another version of pydantic perhaps
         return None
@@ -58,19 +68,19 @@ def _made(stored: Any, make: Callable[[Any, dict[str, Any]], Any]) -> Validation
     return error
 
 
-def _encode_line(line: Any) -> dict[str, Any]:
+def _encode_line(line: Any, shown_only: bool) -> dict[str, Any]:
     context = dict(line.get("ctx", {}))
     raised = context.pop("error") if isinstance(context.get("error"), Exception) else None
     stored = {"type": line["type"], "loc": list(line["loc"]), "msg": line["msg"], "ctx": codec.encode(context)}
     if raised is not None:
         stored["raised"] = [isinstance(raised, AssertionError), str(raised)]
     if "input" in line:
-        stored.update(_encode_input(line["input"]))
+        stored.update(_encode_input(line["input"], shown_only))
     return stored
 
 
-def _encode_input(value: Any) -> dict[str, Any]:
-    if codec.is_carriable(value):
+def _encode_input(value: Any, shown_only: bool) -> dict[str, Any]:
+    if not shown_only and codec.is_carriable(value):
         encoded = codec.encode(value)
         if not codec.is_text(encoded) and len(json.dumps(encoded)) <= _MAX_INPUT:
             return {"input": encoded}

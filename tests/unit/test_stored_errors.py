@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import datetime
 import enum
@@ -13,6 +14,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import inngest
 import pydantic
 import pytest
@@ -199,6 +201,27 @@ def test_the_input_of_a_validation_error_is_stored_if_it_is_small_and_not_hidden
     assert len(notes_on(large, {})) < 1_000
     assert "hunter2" not in notes_on(hidden, {})
     assert through_the_engine(hidden).errors()[0]["input"] is None
+
+
+def test_where_outputs_are_encrypted_nothing_is_stored_of_what_an_error_was_about_but_its_text() -> None:
+    def stored(error: BaseException) -> tuple[str, Any]:
+        notes = notes_on(error, {}, is_encrypted=True)
+        return notes, rebuild(MemoError(qualified_name(error), message_of(error), f"stack{notes}"))
+
+    undecodable = raised_by(lambda: b"hunter2\xff".decode())
+    invalid = raised_by(lambda: Order.model_validate({"sku": "a", "number": "x" * 60 + "hunter2" + "x" * 60}))
+    answered = ValueError("no")
+    answered.response = httpx.Response(404, text="hunter2")  # type: ignore[attr-defined]
+    called = subprocess.CalledProcessError(3, ["ls"], b"hunter2")
+    group = ExceptionGroup("all", [undecodable, invalid, answered, called])
+    for error in (undecodable, invalid, answered, called, group):
+        notes, back = stored(error)
+        assert "hunter2" not in notes
+        assert base64.b64encode(b"hunter2").decode()[:8] not in notes
+        assert (str(back), isinstance(back, type(error))) == (str(error), True)
+    assert stored(answered)[1].response.status_code == 404
+    assert stored(KeyError("k"))[1].args == ("k",)
+    assert stored(raised_by(lambda: open("/no/such/file")))[1].errno == errno.ENOENT  # noqa: SIM115
 
 
 async def test_a_tool_s_failure_error_function_gets_what_it_gets_under_runner() -> None:
