@@ -326,9 +326,12 @@ class EngineRequest:
         """Where finished steps can be saved, or the reason why they cannot."""
         if self.target is not None:
             return "the request is for one step of a parallel plan"
-        body = _request_body(self._middleware._raw_request)
+        request = self._raw_request
+        if request is None:
+            return "the request is that of another thread (a sync function beside async ones in a Flask app)"
+        body = _request_body(request)
         if body is None:
-            return f"the body of a {type(self._middleware._raw_request).__name__} can't be read"
+            return f"the body of a {type(request).__name__} can't be read"
         try:
             ctx = json.loads(body)["ctx"]
         except (ValueError, KeyError, TypeError):
@@ -364,7 +367,7 @@ class EngineRequest:
 
     @property
     def _trace_headers(self) -> Mapping[str, str]:
-        request = self._middleware._raw_request
+        request: Any = self._raw_request
         if self.is_connect:
             try:
                 found = json.loads(request.user_trace_ctx)
@@ -380,7 +383,21 @@ class EngineRequest:
     @property
     def is_connect(self) -> bool:
         """Whether the request came over a Connect WebSocket and not over HTTP."""
-        return hasattr(self._middleware._raw_request, "request_payload")
+        return hasattr(self._raw_request, "request_payload")
+
+    @property
+    def _raw_request(self) -> object:
+        """The framework's request; None where it can't be had.
+
+        Flask's is a proxy that only the thread of the request can use. Where async functions are served beside it, the
+        SDK runs a synchronous one in another thread.
+        """
+        request: object = self._middleware._raw_request
+        try:
+            hasattr(request, "headers")
+        except RuntimeError:
+            return None
+        return request
 
 
 def step_info(

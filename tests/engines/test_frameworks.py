@@ -137,6 +137,22 @@ def test_async_functions_are_saved_in_one_request(engine: EngineUnderTest, host:
     assert office.overlapped
 
 
+@pytest.mark.parametrize("host", ASYNC, ids=names(ASYNC))
+def test_sync_functions_run_beside_async_ones(engine: EngineUnderTest, host: Host) -> None:
+    """Flask's request is then none for the thread that a sync function runs in: it runs step by step."""
+    office, other = Office(), Office()
+
+    @engine.client.create_function(fn_id="other", trigger=inngest.TriggerEvent(event="other"))
+    async def beside(ctx: inngest.Context) -> Any:
+        return (await DurableRunner.run(other.first, "go", step=ctx.step, run_config=QUIET)).final_output
+
+    with served(engine, host, office.sync_function(engine.client), beside):
+        assert engine.run("office").output == ["waited", "posted"]
+        assert engine.run("other").output == "waited"
+    assert sorted(office.executed) == ["a", "b", "c"]
+    assert (office.requests == 1) is (host is not hosts.flask)
+
+
 @pytest.mark.parametrize("checkpoint", [True, False], ids=["checkpointed", "step by step"])
 @pytest.mark.parametrize("host", SYNC, ids=names(SYNC))
 def test_a_tool_that_fails_is_retried_alone(engine: EngineUnderTest, host: Host, checkpoint: bool) -> None:
