@@ -520,6 +520,11 @@ def _is_void(response: StepResponse) -> bool:
 _CallResult.from_responses = classmethod(_call_result_of)  # type: ignore[method-assign,assignment]
 
 
+def planned_again(failed: StepResponse) -> StepResponse:
+    """The plan of a step of `ctx.step` that has failed and is to be tried again in a request of its own."""
+    return StepResponse(step=failed.step.model_copy(update={"op": Opcode.PLANNED}))
+
+
 _JOIN: Final = "join"
 """How the ids of joining steps begin; those of others are hexadecimal digits."""
 

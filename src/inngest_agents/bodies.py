@@ -14,8 +14,11 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+import inngest
+
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.checkpoint import SaveOutcome
+from inngest_agents.errors import is_memoized
 
 if TYPE_CHECKING:
     from inngest_agents.request_end import RequestEnd
@@ -63,20 +66,29 @@ class Bodies:
             await self._end.loop.create_future()
         with self.asking():  # of the code around this one, if there is any
             body = _Body()
+            answers: list[sdk.StepResponse] = []
             self._under_way.add(body)
             token = _body.set(body)
             try:
                 return await call()
             except (sdk.ResponseInterrupt, sdk.SkipInterrupt) as interrupt:
                 if isinstance(interrupt, sdk.ResponseInterrupt):
-                    self._end.wait_for(*interrupt.responses)
+                    answers = interrupt.responses
+                    self._end.wait_for(*answers)
                 else:
                     self._end.skip()
+            except inngest.RetryAfterError as error:
+                if is_memoized(error):
+                    raise
+                self._end.try_again(error)
             finally:
                 _body.reset(token)
                 self._under_way.discard(body)
                 self._end.conclude()
-            await self._end.loop.create_future()
+            try:
+                await self._end.loop.create_future()
+            finally:
+                self._end.wait_no_more(*answers)
             raise AssertionError("only a cancellation comes here")
 
     @contextmanager

@@ -46,14 +46,18 @@ class RequestEnd:
         """Called where `ctx.step` was asked for another step than the one that the request is for."""
         self.retry: inngest.RetryAfterError | None = None
         """Tells the engine when to try a failed step again, where it may not be now."""
+        self.go_on: Callable[[], None]
+        """Begins what was held back for an end that is not due any more."""
         self._answers: list[sdk.StepResponse] | None = None
-        self._waits = False
+        self._beside: list[sdk.StepResponse] = []
+        """What `ctx.step` has ended the request with beside a loop of the SDK."""
+        self._error: inngest.RetryAfterError | None = None
         self._concluding: asyncio.Task[None] | None = None
 
     @property
     def is_near(self) -> bool:
         """Whether nothing new may start."""
-        return self._answers is not None
+        return self._answers is not None or bool(self._beside)
 
     @property
     def is_over(self) -> bool:
@@ -84,8 +88,26 @@ class RequestEnd:
         If the engine is to wait for something before it sends the next request, perhaps for days, the steps that have
         not started, or are to be tried again, are planned: they need not wait for it, too.
         """
-        self._waits = self._waits or any(map(waits, responses))
-        self.answer(*responses)
+        self._beside += responses
+        self.conclude()
+
+    def wait_no_more(self, *responses: sdk.StepResponse) -> None:
+        """Who waited was cancelled before the request has ended: nobody asks for that any more.
+
+        The SDK does so where a step beside it has failed for good. What the function does then is not to wait for it.
+        """
+        if self.is_over or not responses:
+            return
+        has_ended = (sdk.Opcode.STEP_RUN, sdk.Opcode.STEP_FAILED)
+        gone = [id(response) for response in responses if response.step.op not in has_ended]
+        self._beside = [response for response in self._beside if id(response) not in gone]
+        if not self.is_near:
+            self.go_on()
+
+    def try_again(self, error: inngest.RetryAfterError) -> None:
+        """The same as `answer`, with an error by which the engine is to try the whole function again."""
+        self._error = error
+        self.answer()
 
     def at_once(self, end: BaseException) -> None:
         """End the request with an interrupt or an error, whatever is in flight."""
@@ -106,9 +128,12 @@ class RequestEnd:
 
     def conclude(self) -> None:
         """End the request if that is due and nothing runs any more."""
-        is_at_rest = not self.running and not self.bodies.are_busy
-        if self.is_near and is_at_rest and not self.is_over and self._concluding is None:
+        if self._is_due and self._concluding is None:
             self._concluding = self.loop.create_task(self._conclude())
+
+    @property
+    def _is_due(self) -> bool:
+        return self.is_near and not self.is_over and not self.running and not self.bodies.are_busy
 
     async def _conclude(self) -> None:
         try:
@@ -120,21 +145,21 @@ class RequestEnd:
         self.conclude()  # of what has come up meanwhile
 
     async def _give_answer(self) -> None:
-        rest = await self.rest() if self._waits else []
-        if self.running or self.bodies.are_busy:
-            return  # concluded once more when that has ended
-        answers = self._answers or []
-        retried = [answer for answer in answers if answer.step.op == sdk.Opcode.STEP_ERROR]
-        ended = [answer for answer in answers if answer.step.op != sdk.Opcode.STEP_ERROR]
+        rest = await self.rest() if any(map(waits, self._beside)) else []
         unsaved: list[sdk.StepResponse] = []
-        if self.saver is not None:
+        if self._is_due and self.saver is not None:
             await self.saver.flush()
             unsaved = self.saver.unsaved
-        if self.is_over:
-            return
-        if self._waits and not unsaved and all(map(waits, ended)):
+        if not self._is_due:
+            return  # if something has begun meanwhile: concluded once more when that has ended
+        answers = [*(self._answers or ()), *self._beside]
+        retried = [answer for answer in answers if answer.step.op == sdk.Opcode.STEP_ERROR]
+        ended = [answer for answer in answers if answer.step.op != sdk.Opcode.STEP_ERROR]
+        is_waiting = any(map(waits, self._beside)) and self._error is None
+        if is_waiting and not unsaved and all(map(waits, ended)):
+            rest += [sdk.planned_again(answer) for answer in retried if any(answer is one for one in self._beside)]
             known = {answer.step.id for answer in ended}
-            ended = [*ended, *(planned for planned in rest if planned.step.id not in known)]
+            ended += [planned for planned in rest if planned.step.id not in known]
         else:
             # What has ended leads to the next request at once, which finds what is to be waited for again. The run
             # would go on only after both.
@@ -142,6 +167,8 @@ class RequestEnd:
         if unsaved or ended:
             # A step that is to be retried is found again by the next request; one that has ended must not be.
             self.at_once(sdk.ResponseInterrupt(sdk.with_join(await self._transformed([*unsaved, *ended]))))
+        elif self._error is not None:
+            self.at_once(self._error)
         elif retried and self.retry is not None:
             self.at_once(sdk.retry_later(retried[0], self.retry))
         elif retried:

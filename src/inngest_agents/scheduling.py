@@ -90,7 +90,7 @@ class Scheduler:
         self._target_name = _planned_here.get((engine.run_id, engine.target or ""), "overtaken")
         self._left_paths: list[str] = []
         steps.on_idle = self._begin_waiting
-        end.rest, end.skip = self._planned_rest, self._skip
+        end.rest, end.skip, end.go_on = self._planned_rest, self._skip, self._begin_waiting
 
     def adopt(self, request: StepRequest) -> None:
         """Give the step that this request is for the id under which it was planned."""

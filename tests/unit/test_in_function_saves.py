@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from agents import Agent, RunConfig, function_tool
+from agents import Agent, RunConfig, function_tool, tool_input_guardrail
 from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.tool_guardrails import ToolGuardrailFunctionOutput
 from checkpoint_api import Api, Engine, answer, late
 
 from inngest_agents import DurableRunner, checkpoint, durable, get_step, tool_options
@@ -69,3 +70,43 @@ async def test_it_does_not_start_in_a_run_that_another_worker_owns() -> None:
         assert engine.answers == [[("None", "")]]
         await asyncio.sleep(0.05)
     assert "start a" not in api.log
+
+
+async def test_what_begins_while_the_last_steps_are_saved_is_not_cut_off() -> None:
+    log: list[str] = []
+    begun, checked = asyncio.Event(), asyncio.Event()
+
+    @tool_input_guardrail
+    async def check(data: Any) -> ToolGuardrailFunctionOutput:
+        await begun.wait()
+        checked.set()
+        return ToolGuardrailFunctionOutput.allow()
+
+    async def charge() -> str:
+        log.append("charge begun")
+        await asyncio.sleep(0.05)
+        log.append("charged")
+        return "charged"
+
+    @function_tool(tool_input_guardrails=[check])
+    async def pay() -> str:
+        return str(await get_step().run("charge", charge))
+
+    @function_tool
+    async def shaky() -> str:
+        begun.set()
+        await checked.wait()
+        await asyncio.sleep(0.05)  # `pay` waits for its guardrail to be saved by then
+        log.append("shaky")
+        if log.count("shaky") == 1:
+            raise OSError("not yet")
+        return "held"
+
+    calls = [function_call("pay", {}, call_id="p1"), function_call("shaky", {}, call_id="s1")]
+    model = ScriptedModel([calls, [assistant_message("done")]])
+    agent = Agent(name="w", model=model, tools=[tool_options(pay, in_step=False), shaky])
+    quiet = RunConfig(tracing_disabled=True)
+    async with Api(None, late(0.3)) as api:
+        result = await Engine(api).run(lambda step: DurableRunner.run(agent, "go", step=step, run_config=quiet))
+        assert result.final_output == "done"
+    assert log == ["shaky", "charge begun", "charged", "shaky"]

@@ -1,0 +1,139 @@
+"""Tools in the function itself (`in_step=False`), and what fails in or beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import inngest
+import pytest
+from agents import Agent, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+
+from inngest_agents import DurableOptions, DurableRunner, get_step, tool_options
+
+from .test_tools_in_function import MINUTE, outputs_of, wait_until
+
+if TYPE_CHECKING:
+    from .harness import EngineUnderTest
+
+
+@function_tool
+async def wait() -> str:
+    answer = await get_step().wait_for_event("wait", event="answered", timeout=MINUTE)
+    return str(answer.data["x"])
+
+
+def agent_that_calls(*tools: Any) -> Agent[Any]:
+    calls = [function_call(tool.name, {}, call_id=tool.name) for tool in tools]
+    return Agent(name="a", model=ScriptedModel([calls, [assistant_message("done")]]), tools=list(tools))
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_step_that_such_a_tool_runs_is_tried_again_while_another_waits(
+    engine: EngineUnderTest, checkpoint: bool
+) -> None:
+    done: Counter[str] = Counter()
+
+    async def shaky() -> str:
+        done["shaky"] += 1
+        if done["shaky"] == 1:
+            raise OSError("not yet")
+        return "held"
+
+    @function_tool
+    async def work() -> str:
+        return str(await get_step().run("shaky", shaky))
+
+    agent = agent_that_calls(tool_options(wait, in_step=False), tool_options(work, in_step=False))
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=1)
+    async def fn(ctx: inngest.Context) -> Any:
+        options = DurableOptions(checkpoint=checkpoint)
+        return outputs_of(await DurableRunner.run(agent, "go", step=ctx.step, options=options))
+
+    engine.serve([fn])
+    run_id = engine.send("go")
+    wait_until(lambda: done["shaky"] == 2)
+    engine.send_event("answered", {"x": 5})
+    assert engine.wait(run_id).output == ["5", "held"]
+    assert done["shaky"] == 2
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_a_tool_that_asks_for_a_later_try_does_not_cut_off_the_one_beside_it(
+    engine: EngineUnderTest, checkpoint: bool
+) -> None:
+    done: Counter[str] = Counter()
+
+    async def busy() -> str:
+        done["busy"] += 1
+        await asyncio.sleep(0.1)
+        if done["busy"] == 1:
+            raise inngest.RetryAfterError("busy", retry_after=datetime.timedelta(seconds=1))
+        return "free"
+
+    @function_tool
+    async def work() -> str:
+        return str(await get_step().run("busy", busy))
+
+    inner = Agent(
+        name="inner",
+        model=ScriptedModel([[function_call("work", {}, call_id="i1")], [assistant_message("inner done")]]),
+        tools=[tool_options(work, in_step=False)],
+    )
+
+    @function_tool
+    async def outer() -> str:
+        return str((await DurableRunner.run(inner, "go", step=get_step())).final_output)
+
+    @function_tool
+    async def charge() -> str:
+        done["charge begun"] += 1
+        await asyncio.sleep(0.6)
+        done["charge"] += 1
+        return "charged"
+
+    agent = agent_that_calls(tool_options(outer, in_step=False), charge)
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=2)
+    async def fn(ctx: inngest.Context) -> Any:
+        options = DurableOptions(checkpoint=checkpoint)
+        return outputs_of(await DurableRunner.run(agent, "go", step=ctx.step, options=options))
+
+    engine.serve([fn])
+    assert engine.run("go").output == ["inner done", "charged"]
+    assert done == {"busy": 2, "charge begun": 1, "charge": 1}
+
+
+def test_what_a_cancelled_tool_waited_for_is_not_waited_for(engine: EngineUnderTest) -> None:
+    done: Counter[str] = Counter()
+    begun = asyncio.Event()
+
+    @function_tool
+    async def wait_beside() -> str:
+        await begun.wait()  # what has not begun by now runs while the engine waits
+        return str(await get_step().wait_for_event("wait", event="answered", timeout=MINUTE))
+
+    @function_tool(failure_error_function=None)
+    async def fail() -> str:
+        done["fail"] += 1
+        begun.set()
+        await asyncio.sleep(0.1)
+        raise ValueError("broken")
+
+    agent = agent_that_calls(tool_options(wait_beside, in_step=False), fail)
+    fallback = Agent(name="b", model=ScriptedModel([[assistant_message("fallback")]]))
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        try:
+            return (await DurableRunner.run(agent, "go", step=ctx.step)).final_output
+        except Exception:  # noqa: BLE001  as users write it
+            return (await DurableRunner.run(fallback, "go", step=ctx.step)).final_output
+
+    engine.serve([fn])
+    assert engine.run("go").output == "fallback"
+    assert done == {"fail": 1}
