@@ -185,7 +185,7 @@ class StepRunner:
         yields = self.is_overdue or self._engine.attempt > 0
         # Beside a step that still runs it must be saved at once: the answer comes only when that one has ended.
         is_alone = all(other is asked or other.future.done() for other in self._end.running)
-        return yields and is_alone and not self._end.is_near
+        return yields and is_alone and not self._end.is_answered
 
     # Failed -----------------------------------------------------------------------------------------------------
 

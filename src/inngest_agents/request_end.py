@@ -40,8 +40,9 @@ class RequestEnd:
         """Whether the run itself has ended, so that no later request will go on with it."""
         self.running: set[Asked] = set()
         self.bodies = Bodies(self)
-        self.rest: Callable[[], Awaitable[list[sdk.StepResponse]]]
-        """Plans the steps that are asked for and have not started, where the engine is to wait for something, too."""
+        self.rest: Callable[[], Awaitable[tuple[list[sdk.StepResponse], bool]]]
+        """Plans the steps that are asked for and have not started, where the engine is to wait for something, too. Says
+        whether they are to end before the engine waits for it."""
         self.skip: Callable[[], None]
         """Called where `ctx.step` was asked for another step than the one that the request is for."""
         self.retry: inngest.RetryAfterError | None = None
@@ -58,6 +59,17 @@ class RequestEnd:
     def is_near(self) -> bool:
         """Whether nothing new may start."""
         return self._answers is not None or bool(self._beside)
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing is to be reported that leads to the next request at once."""
+        answers = (*(self._answers or ()), *self._beside)
+        return self._error is None and all(waits(one) or one.step.op == sdk.Opcode.STEP_ERROR for one in answers)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether there is an answer already, other than what `ctx.step` waits for."""
+        return self._answers is not None
 
     @property
     def is_over(self) -> bool:
@@ -145,7 +157,7 @@ class RequestEnd:
         self.conclude()  # of what has come up meanwhile
 
     async def _give_answer(self) -> None:
-        rest = await self.rest() if any(map(waits, self._beside)) else []
+        rest, is_early = await self.rest() if any(map(waits, self._beside)) else ([], False)
         unsaved: list[sdk.StepResponse] = []
         if self._is_due and self.saver is not None:
             await self.saver.flush()
@@ -155,15 +167,16 @@ class RequestEnd:
         answers = [*(self._answers or ()), *self._beside]
         retried = [answer for answer in answers if answer.step.op == sdk.Opcode.STEP_ERROR]
         ended = [answer for answer in answers if answer.step.op != sdk.Opcode.STEP_ERROR]
-        is_waiting = any(map(waits, self._beside)) and self._error is None
+        is_waiting = any(map(waits, self._beside)) and self._error is None and not is_early
         if is_waiting and not unsaved and all(map(waits, ended)):
             rest += [sdk.planned_again(answer) for answer in retried if any(answer is one for one in self._beside)]
-            known = {answer.step.id for answer in ended}
-            ended += [planned for planned in rest if planned.step.id not in known]
         else:
             # What has ended leads to the next request at once, which finds what is to be waited for again. The run
             # would go on only after both.
             ended = [answer for answer in ended if not waits(answer) or answer.step.op == sdk.Opcode.PLANNED]
+            rest = rest if is_early else []
+        known = {answer.step.id for answer in ended}
+        ended += [planned for planned in rest if planned.step.id not in known]
         if unsaved or ended:
             # A step that is to be retried is found again by the next request; one that has ended must not be.
             self.at_once(sdk.ResponseInterrupt(sdk.with_join(await self._transformed([*unsaved, *ended]))))

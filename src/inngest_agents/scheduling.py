@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from inngest_agents import _inngest_sdk as sdk
+from inngest_agents.checkpoint import SaveOutcome
 from inngest_agents.step_ids import OVERTAKEN, tag_of
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ OVERTAKEN_GRACE_SECONDS: Final = 1.0
 
 POLL_SECONDS: Final = 0.005
 """How often a targeted request looks whether its step is asked for."""
+
+LEADING_KINDS: Final = frozenset({"guardrail", "hook", "other"})
+"""What may lead to something to wait for, and is short; a tool leads to the model, once all tools have ended."""
 
 PLANNED_LIMIT: Final = 1000
 """How many planned steps a process remembers by name: the engine may send their requests to other processes."""
@@ -137,10 +141,24 @@ class Scheduler:
             del _planned_here[next(iter(_planned_here))]
         return list(map(_planned, requests))
 
-    async def _planned_rest(self) -> list[sdk.StepResponse]:
-        """The steps that are asked for while the request is about to end: not begun yet, or to be tried again."""
+    async def _planned_rest(self) -> tuple[list[sdk.StepResponse], bool]:
+        """The steps that are asked for while the request is about to end: not begun yet, or to be tried again.
+
+        The engine goes on only when all that it waits for is over. So what is short and may lead to something else to
+        wait for comes first: the event that answers one tool would be missed while another one waits.
+        """
         await self._quiet(IDLE_TURNS)
-        return self._planned([asked.request for asked in self._asked.values() if asked.is_waiting or asked.has_failed])
+        saver = self._end.saver
+        can_start = saver is None or saver.outcome is SaveOutcome.SAVED
+        if can_start and self._end.only_waits and not self._end.running and not self._is_in_group:
+            first = [asked for asked in self._waiting() if asked.request.about["kind"] in LEADING_KINDS]
+            if first and self._engine.disable_immediate_execution:
+                return self._planned([asked.request for asked in first]), True
+            for asked in first if saver is not None else first[:1]:
+                self.is_replaying = False
+                self._steps.start(asked)
+        rest = [asked.request for asked in self._asked.values() if asked.is_waiting or asked.has_failed]
+        return ([] if self._end.running else self._planned(rest)), False
 
     async def let_others_ask(self) -> None:
         """Let all who have memos get them, before a memo is handed out that makes the SDK cancel them.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import inngest
 import pytest
-from agents import Agent, function_tool
+from agents import Agent, function_tool, tool_input_guardrail
 from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.tool_guardrails import ToolGuardrailFunctionOutput
 
-from inngest_agents import DurableOptions, DurableRunner, get_step, tool_options
+from inngest_agents import DurableOptions, DurableRunner, durable, get_step, tool_options
 
 from .test_tools_in_function import MINUTE, outputs_of, wait_until
 
@@ -137,3 +139,56 @@ def test_what_a_cancelled_tool_waited_for_is_not_waited_for(engine: EngineUnderT
     engine.serve([fn])
     assert engine.run("go").output == "fallback"
     assert done == {"fail": 1}
+
+
+@pytest.mark.parametrize(("checkpoint", "max_runtime"), [(True, None), (True, 0.0), (False, None)])
+def test_what_leads_to_another_wait_does_not_stand_still_while_one_tool_waits(
+    engine: EngineUnderTest, checkpoint: bool, max_runtime: float | None
+) -> None:
+    asked: Counter[str] = Counter()
+
+    async def ask(name: str) -> str:
+        asked[name] += 1
+        return name
+
+    def tool_of(name: str, questions: int) -> Any:
+        @tool_input_guardrail
+        async def check(data: Any) -> ToolGuardrailFunctionOutput:
+            asked[f"check {name}"] += 1
+            await asyncio.sleep(questions / 20)
+            return ToolGuardrailFunctionOutput.allow()
+
+        @function_tool(name_override=name, tool_input_guardrails=[check])
+        async def ask_boss() -> str:
+            for _ in range(questions):
+                await durable("ask", ask, name)
+            answer = await get_step().wait_for_event(
+                f"answer {name}", event="answered", if_exp=f"async.data.name == '{name}'", timeout=MINUTE
+            )
+            await durable("note", ask, f"noted {name}")
+            return str(answer.data["name"])
+
+        return tool_options(ask_boss, in_step=False)
+
+    @function_tool
+    async def look_up() -> str:
+        asked["look up"] += 1
+        return "found"
+
+    agent = agent_that_calls(tool_of("none", 0), look_up, tool_of("one", 1), tool_of("three", 3))
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        options = DurableOptions(checkpoint=checkpoint, max_runtime=max_runtime)
+        return outputs_of(await DurableRunner.run(agent, "go", step=ctx.step, options=options))
+
+    engine.serve([fn])
+    run_id = engine.send("go")
+    wait_until(lambda: asked["three"] == 3 and asked["look up"])
+    time.sleep(0.5)  # the waits are under way then
+    for name in ("three", "none", "one"):
+        engine.send_event("answered", {"name": name})
+    assert engine.wait(run_id).output == ["none", "found", "one", "three"]
+    assert asked == Counter({"one": 1, "three": 3, "look up": 1}) + Counter(
+        {f"{what} {name}": 1 for what in ("check", "noted") for name in ("none", "one", "three")}
+    )
