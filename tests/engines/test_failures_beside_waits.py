@@ -192,3 +192,51 @@ def test_what_leads_to_another_wait_does_not_stand_still_while_one_tool_waits(
     assert asked == Counter({"one": 1, "three": 3, "look up": 1}) + Counter(
         {f"{what} {name}": 1 for what in ("check", "noted") for name in ("none", "one", "three")}
     )
+
+
+def test_nor_does_it_after_a_plan(engine: EngineUnderTest) -> None:
+    done: Counter[str] = Counter()
+
+    async def work(name: str) -> str:
+        done[name] += 1
+        return name
+
+    async def event(name: str) -> str:
+        answer = await get_step().wait_for_event(
+            name, event="answered", if_exp=f"async.data.name == '{name}'", timeout=MINUTE
+        )
+        return str(answer.data["name"])
+
+    @function_tool
+    async def first() -> str:
+        return await event("first 1") + await event("first 2")
+
+    @function_tool
+    async def second() -> str:
+        before = await event("second 1")
+        await durable("work", work, "durable")
+        await get_step().run("work", work, "run")
+        return before + await event("second 2")
+
+    @function_tool
+    async def look_up() -> str:
+        return await work("look up")
+
+    agent = agent_that_calls(tool_options(first, in_step=False), tool_options(second, in_step=False), look_up)
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=0)
+    async def fn(ctx: inngest.Context) -> Any:
+        return outputs_of(await DurableRunner.run(agent, "go", step=ctx.step))
+
+    engine.serve([fn])
+    run_id = engine.send("go")
+    wait_until(lambda: done["look up"])
+    time.sleep(0.5)
+    for name in ("first 1", "second 1"):
+        engine.send_event("answered", {"name": name})
+    wait_until(lambda: done["run"])
+    time.sleep(0.5)
+    for name in ("second 2", "first 2"):
+        engine.send_event("answered", {"name": name})
+    assert engine.wait(run_id).output == ["first 1first 2", "second 1second 2", "look up"]
+    assert done == {"look up": 1, "durable": 1, "run": 1}
