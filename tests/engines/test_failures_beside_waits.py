@@ -222,7 +222,12 @@ def test_nor_does_it_after_a_plan(engine: EngineUnderTest) -> None:
     async def look_up() -> str:
         return await work("look up")
 
-    agent = agent_that_calls(tool_options(first, in_step=False), tool_options(second, in_step=False), look_up)
+    @function_tool
+    async def look_on() -> str:
+        return await work("look on")
+
+    waiting = (tool_options(first, in_step=False), tool_options(second, in_step=False))
+    agent = agent_that_calls(*waiting, look_up, look_on)
 
     @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=0)
     async def fn(ctx: inngest.Context) -> Any:
@@ -230,7 +235,7 @@ def test_nor_does_it_after_a_plan(engine: EngineUnderTest) -> None:
 
     engine.serve([fn])
     run_id = engine.send("go")
-    wait_until(lambda: done["look up"])
+    wait_until(lambda: done["look up"] and done["look on"])
     time.sleep(0.5)
     for name in ("first 1", "second 1"):
         engine.send_event("answered", {"name": name})
@@ -238,5 +243,5 @@ def test_nor_does_it_after_a_plan(engine: EngineUnderTest) -> None:
     time.sleep(0.5)
     for name in ("second 2", "first 2"):
         engine.send_event("answered", {"name": name})
-    assert engine.wait(run_id).output == ["first 1first 2", "second 1second 2", "look up"]
-    assert done == {"look up": 1, "durable": 1, "run": 1}
+    assert engine.wait(run_id).output == ["first 1first 2", "second 1second 2", "look up", "look on"]
+    assert done == {"look up": 1, "look on": 1, "durable": 1, "run": 1}

@@ -12,6 +12,7 @@ from agents.tool_guardrails import ToolGuardrailFunctionOutput
 from checkpoint_api import Api, Engine, answer, late
 
 from inngest_agents import DurableRunner, checkpoint, durable, get_step, tool_options
+from inngest_agents._inngest_sdk import hash_step_id
 
 
 @pytest.fixture(autouse=True)
@@ -110,3 +111,33 @@ async def test_what_begins_while_the_last_steps_are_saved_is_not_cut_off() -> No
         result = await Engine(api).run(lambda step: DurableRunner.run(agent, "go", step=step, run_config=quiet))
         assert result.final_output == "done"
     assert log == ["shaky", "charge begun", "charged", "shaky"]
+
+
+async def test_its_steps_come_before_a_wait_where_an_older_engine_has_every_step_planned() -> None:
+    async with Api() as api:
+
+        async def ask() -> str:
+            api.memos[hash_step_id("answer")] = {"data": {"name": "answered", "data": {"text": "yes"}}}
+            return "asked"
+
+        @function_tool
+        async def wait() -> str:
+            answer = await get_step().wait_for_event("answer", event="answered", timeout=1000)
+            return str(answer.data["text"])
+
+        @function_tool
+        async def work() -> str:
+            return str(await durable("ask", ask))
+
+        calls = [function_call(name, {}, call_id=name) for name in ("wait", "work")]
+        tools = [tool_options(tool, in_step=False) for tool in (wait, work)]
+        agent = Agent(name="w", model=ScriptedModel([calls, [assistant_message("done")]]), tools=list(tools))
+
+        async def handler(step: Any) -> Any:
+            step._execution._request.ctx.disable_immediate_execution = True
+            return await DurableRunner.run(agent, "go", step=step, run_config=RunConfig(tracing_disabled=True))
+
+        engine = Engine(api)
+        assert (await engine.run(handler)).final_output == "done"
+    assert not any("WaitForEvent" in op for answer in engine.answers for op, _ in answer)
+    assert [("StepPlanned", "w/1.2 work/ask")] in engine.answers
