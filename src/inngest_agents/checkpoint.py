@@ -113,6 +113,17 @@ class Checkpointer:
             await asyncio.wait((self._worker,))
         return self._outcome
 
+    async def confirm(self) -> None:
+        """Ask whether the run still belongs to this request, by a save without steps; if not, `on_lost` is called.
+
+        If nobody answers, nothing is known, and `outcome` stays what it was.
+        """
+        if self._worker is None and self._outcome is SaveOutcome.SAVED:
+            outcome = await self._save(self._prefix.encode() + b"]}")
+            if outcome in (SaveOutcome.LOST, SaveOutcome.OVER):
+                self._outcome = outcome
+                self._on_lost(outcome)
+
     async def _work(self) -> None:
         try:
             while self._waiting and self._outcome is SaveOutcome.SAVED:
@@ -149,6 +160,9 @@ class Checkpointer:
             if delay is None or (status is not None and status < 500 and status not in PASSING):
                 break
             await asyncio.sleep(delay)
+        if not self._sending:  # `confirm` has asked
+            logger.debug("run %s: nobody says whose it is (%s)", self._target.ids["run_id"], reason)
+            return SaveOutcome.FAILED
         logger.warning(
             "run %s: could not save %d finished steps at %s (%s); they are answered in the standard way",
             self._target.ids["run_id"],

@@ -162,6 +162,11 @@ class RequestEnd:
         if self._is_due and self.saver is not None:
             await self.saver.flush()
             unsaved = self.saver.unsaved
+            told = [*(self._answers or ()), *self._beside]
+            if not unsaved and (self._error is not None or not all(map(is_saved, told))):
+                # An engine that was held up may have sent this request once more. It takes the answers of both, and the
+                # run would go on from a failure here, and from the step's result there.
+                await self.saver.confirm()
         if not self._is_due:
             return  # if something has begun meanwhile: concluded once more when that has ended
         answers = [*(self._answers or ()), *self._beside]
@@ -198,6 +203,11 @@ class RequestEnd:
             response if is_planned else await self._engine.transformed(response)
             for response, is_planned in zip(responses, is_plan, strict=True)
         ]
+
+
+def is_saved(response: sdk.StepResponse) -> bool:
+    """Whether a response only asks for the next request: its step was saved, so the run belonged to this one then."""
+    return str(response.step.op) == sdk.GO_ON
 
 
 def waits(response: sdk.StepResponse) -> bool:

@@ -424,6 +424,8 @@ def test_checkpoints_that_are_stale_or_wrong_are_refused(engine: EngineUnderTest
             big = "x" * (4 * 1024 * 1024 + 1)
             stale = {"generation_id": 99, **early}
             answers["other generation"] = await checkpoint(engine, request, [step_run("a", 1)], **stale)
+            answers["no step, other generation"] = await checkpoint(engine, request, [], **stale)
+            answers["no step"] = await checkpoint(engine, request, [])
             answers["too large"] = await checkpoint(engine, request, [step_run("a", big)])
             answers["not a finished step"] = await checkpoint(
                 engine, request, [step_run("a", None) | {"op": "Sleep", "opts": {"duration": "1s"}}]
@@ -442,6 +444,8 @@ def test_checkpoints_that_are_stale_or_wrong_are_refused(engine: EngineUnderTest
     assert gone in (400, 404)
     assert answers == {
         "other generation": 409,
+        "no step, other generation": 409,
+        "no step": 200,
         "too large": 413,
         "not a finished step": 400,
         "good": 200,

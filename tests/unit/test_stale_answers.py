@@ -1,0 +1,98 @@
+"""A request that has nothing to save when it ends asks first whether the run is still its own.
+
+An engine that was held up sends a request once more while the first is open, and takes the answers of both.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from agents import Agent, RunConfig, function_tool
+from agents.testing import ScriptedModel, assistant_message, function_call
+from checkpoint_api import Api, Engine, Trouble, answer, raw
+
+from inngest_agents import DurableOptions, DurableRunner, checkpoint, tool_options
+from inngest_agents._inngest_sdk import CheckpointTarget
+from inngest_agents.checkpoint import Checkpointer, SaveOutcome
+
+QUIET = RunConfig(tracing_disabled=True)
+
+RETRIED = pytest.mark.parametrize("max_attempts", [None, 1], ids=["to be tried again", "for good"])
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+
+
+class Breaking:
+    """A run whose tool fails once."""
+
+    def __init__(self, max_attempts: int | None) -> None:
+        self.calls = 0
+
+        @function_tool
+        async def work() -> str:
+            self.calls += 1
+            if self.calls == 1:
+                raise ValueError("broken")
+            return "worked"
+
+        model = ScriptedModel([[function_call("work", {}, call_id="c")], [assistant_message("done")]])
+        self.agent = Agent(name="w", model=model, tools=[tool_options(work, max_attempts=max_attempts)])
+
+    async def __call__(self, step: Any) -> str:
+        result = await DurableRunner.run(
+            self.agent, "go", step=step, run_config=QUIET, options=DurableOptions(stats_step=False)
+        )
+        return str(result.final_output)
+
+
+@RETRIED
+@pytest.mark.parametrize("status", [409, 404], ids=["another has the run", "the run is over"])
+async def test_a_failed_step_of_a_lost_run_is_not_reported(max_attempts: int | None, status: int) -> None:
+    """Its owner is about to have a result of that step; both would do all that follows."""
+    async with Api(None, answer(status, '{"error": "stale dispatch"}')) as api:
+        engine, work = Engine(api), Breaking(max_attempts)
+        assert await engine.run(work) is None
+        assert engine.answers == [[("None", "")]]
+        assert api.saves == [["w/1 model w"], []]
+
+
+@RETRIED
+async def test_a_failed_step_of_an_own_run_is_reported(max_attempts: int | None) -> None:
+    async with Api() as api:
+        engine, work = Engine(api), Breaking(max_attempts)
+        assert await engine.run(work) == "done"
+        assert engine.answers[0] == [("StepError" if max_attempts is None else "StepFailed", "w/1.1 work")]
+        assert api.saves[:2] == [["w/1 model w"], []]
+        assert api.saves.count([]) == 1
+
+
+@pytest.mark.parametrize(
+    "troubles",
+    [[answer(500)] * 3, [answer(400)], [raw(b"")] * 3],
+    ids=["an error", "refused", "no answer"],
+)
+async def test_a_failed_step_is_reported_if_nobody_says_whose_the_run_is(
+    troubles: list[Trouble], caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Api(None, *troubles) as api:
+        engine, work = Engine(api), Breaking(None)
+        assert await engine.run(work) == "done"
+        assert engine.answers[0] == [("StepError", "w/1.1 work")]
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_saver_that_has_failed_does_not_ask() -> None:
+    lost: list[SaveOutcome] = []
+    async with Api(forever=answer(413)) as api:
+        saver = Checkpointer(CheckpointTarget(f"{api.url}/save", {"run_id": "r"}, (), {}), on_lost=lost.append)
+        saver.add(b'{"id": "1", "displayName": "s", "data": 1}', None)  # type: ignore[arg-type]
+        assert await saver.flush() is SaveOutcome.FAILED
+        await saver.confirm()
+        assert api.saves == [["s"]]
+        assert saver.outcome is SaveOutcome.FAILED
+        assert lost == []
