@@ -16,6 +16,7 @@ import asyncio
 import enum
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -39,6 +40,9 @@ RETRY_DELAYS: Final = (0.05, 0.2)
 TIMEOUT_SECONDS: Final = 10.0
 """How long one save may take. A slow API costs time and never a step."""
 
+FRESH_SECONDS: Final = 5.0
+"""How old the engine's last word that the run is this request's may be where a tool starts. Engines send a request that
+was cut anew after ten seconds and more."""
 
 MAX_OUTPUT: Final = 4 * 1024 * 1024
 """Bytes of one step's output that the server takes."""
@@ -85,6 +89,9 @@ class Checkpointer:
         self._sending: list[tuple[bytes, StepResponse]] = []
         self._outcome = SaveOutcome.SAVED
         self._worker: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._owned_at = time.time()
+        """When the last save was sent that the engine has taken; by the clock that goes on while a process sleeps."""
 
     @property
     def outcome(self) -> SaveOutcome:
@@ -113,16 +120,36 @@ class Checkpointer:
             await asyncio.wait((self._worker,))
         return self._outcome
 
+    async def flush_and_own(self) -> SaveOutcome:
+        """`flush`, and then make sure that the run is still this request's: for what must not happen twice.
+
+        A process that was suspended (or a machine) may find the answer to a save that the engine has given long before,
+        and meanwhile another worker has gone on with the run, or ended it.
+        """
+        outcome = await self.flush()
+        if outcome is SaveOutcome.SAVED and time.time() - self._owned_at > FRESH_SECONDS:
+            await self.confirm()
+        return self._outcome
+
     async def confirm(self) -> None:
         """Ask whether the run still belongs to this request, by a save without steps; if not, `on_lost` is called.
 
         If nobody answers, nothing is known, and `outcome` stays what it was.
         """
-        if self._worker is None and self._outcome is SaveOutcome.SAVED:
-            outcome = await self._save(self._prefix.encode() + b"]}")
-            if outcome in (SaveOutcome.LOST, SaveOutcome.OVER):
-                self._outcome = outcome
-                self._on_lost(outcome)
+        if self._outcome is not SaveOutcome.SAVED:
+            return
+        if self._asking is None:
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+        await asyncio.wait((self._asking,))
+
+    async def _ask(self) -> None:
+        try:
+            outcome = await self._save(self._prefix.encode() + b"]}", steps=0)
+        finally:
+            self._asking = None
+        if outcome in (SaveOutcome.LOST, SaveOutcome.OVER) and self._outcome is SaveOutcome.SAVED:
+            self._outcome = outcome
+            self._on_lost(outcome)
 
     async def _work(self) -> None:
         try:
@@ -130,7 +157,7 @@ class Checkpointer:
                 await asyncio.sleep(0)  # what ends in this turn of the loop goes out together
                 self._sending, self._waiting = self._waiting, []
                 body = self._prefix.encode() + b",".join(step for step, _ in self._sending) + b"]}"
-                self._outcome = await self._save(body)
+                self._outcome = await self._save(body, steps=len(self._sending))
                 if self._outcome is SaveOutcome.SAVED:
                     self._sending = []
         except asyncio.CancelledError:  # with all that runs in the event loop, which ends
@@ -141,13 +168,15 @@ class Checkpointer:
         if self._outcome in (SaveOutcome.LOST, SaveOutcome.OVER):
             self._on_lost(self._outcome)
 
-    async def _save(self, body: bytes) -> SaveOutcome:
+    async def _save(self, body: bytes, *, steps: int) -> SaveOutcome:
         for delay in (*RETRY_DELAYS, None):
+            sent_at = time.time()
             status, reason = await self._post(body)
             if status == 401 and self._key + 1 < len(self._target.signing_keys):
                 self._key += 1  # a one-way switch (section 10.3.4)
                 status, reason = await self._post(body)
             if status is not None and status < 300:
+                self._owned_at = sent_at
                 return SaveOutcome.SAVED
             gone = _says_gone(status, reason)
             if status == 409 or gone:
@@ -160,13 +189,13 @@ class Checkpointer:
             if delay is None or (status is not None and status < 500 and status not in PASSING):
                 break
             await asyncio.sleep(delay)
-        if not self._sending:  # `confirm` has asked
+        if not steps:  # `confirm` has asked
             logger.debug("run %s: nobody says whose it is (%s)", self._target.ids["run_id"], reason)
             return SaveOutcome.FAILED
         logger.warning(
             "run %s: could not save %d finished steps at %s (%s); they are answered in the standard way",
             self._target.ids["run_id"],
-            len(self._sending),
+            steps,
             self._target.url,
             reason,
         )

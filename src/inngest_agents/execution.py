@@ -101,7 +101,7 @@ class StepRunner:
     async def _run(self, asked: Asked) -> None:
         request, saver = asked.request, self._end.saver
         if saver is not None:
-            outcome = await saver.flush() if request.after_save else saver.outcome
+            outcome = await saver.flush_and_own() if request.after_save else saver.outcome
             if outcome is not SaveOutcome.SAVED:
                 self._end.answer()
                 return

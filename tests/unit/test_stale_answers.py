@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from agents import Agent, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
-from checkpoint_api import Api, Engine, Trouble, answer, raw
+from checkpoint_api import Api, Engine, Trouble, answer, late, raw
 
 from inngest_agents import DurableOptions, DurableRunner, checkpoint, tool_options
 from inngest_agents._inngest_sdk import CheckpointTarget
@@ -96,3 +96,39 @@ async def test_a_saver_that_has_failed_does_not_ask() -> None:
         assert api.saves == [["s"]]
         assert saver.outcome is SaveOutcome.FAILED
         assert lost == []
+
+
+async def test_no_tool_starts_on_an_answer_that_has_waited_while_the_process_slept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Meanwhile the engine has given the run to another worker, which has run the tools, or to none as it has ended."""
+    monkeypatch.setattr(checkpoint, "FRESH_SECONDS", 0.02)
+    async with Api(late(0.05), answer(409)) as api:
+        engine, work = Engine(api), Breaking(None)
+        assert await engine.run(work) is None
+        assert work.calls == 0
+        assert engine.answers == [[("None", "")]]
+        assert api.saves == [["w/1 model w"], []]
+
+
+async def test_a_slow_api_is_asked_once_for_all_tools_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FRESH_SECONDS", 0.02)
+    calls: list[str] = []
+
+    @function_tool
+    async def work(name: str) -> str:
+        calls.append(name)
+        return name
+
+    async def run(step: Any) -> str:
+        turn = [function_call("work", {"name": name}, call_id=name) for name in "abc"]
+        agent = Agent(name="w", model=ScriptedModel([turn, [assistant_message("done")]]), tools=[work])
+        result = await DurableRunner.run(
+            agent, "go", step=step, run_config=QUIET, options=DurableOptions(stats_step=False)
+        )
+        return str(result.final_output)
+
+    async with Api(late(0.05)) as api:
+        assert await Engine(api).run(run) == "done"
+        assert sorted(calls) == ["a", "b", "c"]
+        assert api.saves[:3] == [["w/1 model w"], [], ["w/1.1 work", "w/1.2 work", "w/1.3 work"]]
