@@ -541,6 +541,11 @@ def with_join(responses: list[StepResponse]) -> list[StepResponse]:
     return [*responses, StepResponse(step=step_info("join", hashed_id, Opcode.PLANNED))]
 
 
+def under_id(response: StepResponse, hashed_id: str) -> StepResponse:
+    """The answer of a finished step under another of its ids."""
+    return response.model_copy(update={"step": response.step.model_copy(update={"id": hashed_id})})
+
+
 def is_join(hashed_id: str) -> bool:
     """Whether a step is one that `with_join` has planned."""
     return hashed_id.startswith(_JOIN)

@@ -103,6 +103,10 @@ class Checkpointer:
         """The steps that the 206 must answer."""
         return [response for _, response in (*self._sending, *self._waiting)]
 
+    def maybe_saved(self, response: StepResponse) -> bool:
+        """Whether an unsaved step was sent: the server may have it, and only its answer was lost."""
+        return any(sent is response for _, sent in self._sending)
+
     def add(self, opcode: bytes, response: StepResponse) -> None:
         """Save a finished step soon.
 

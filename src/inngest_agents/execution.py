@@ -156,6 +156,7 @@ class StepRunner:
         if saver is None:
             self._end.answer(response)
             return
+        self._end.planned_ids[request.hashed_id] = request.planned_id
         if self._is_to_be_last(asked):
             await self._save_last(request, text, response, saver)
             return

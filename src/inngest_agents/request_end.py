@@ -49,6 +49,8 @@ class RequestEnd:
         """Tells the engine when to try a failed step again, where it may not be now."""
         self.go_on: Callable[[], None]
         """Begins what was held back for an end that is not due any more."""
+        self.planned_ids: dict[str, str] = {}
+        """By the hashed id of each step that has ended, the one under which it would be planned."""
         self._answers: list[sdk.StepResponse] | None = None
         self._beside: list[sdk.StepResponse] = []
         """What `ctx.step` has ended the request with beside a loop of the SDK."""
@@ -184,6 +186,8 @@ class RequestEnd:
         ended += [planned for planned in rest if planned.step.id not in known]
         if unsaved or ended:
             # A step that is to be retried is found again by the next request; one that has ended must not be.
+            if len(unsaved) + len(ended) > 1:
+                unsaved = [self._as_new(response) for response in unsaved]
             self.at_once(sdk.ResponseInterrupt(sdk.with_join(await self._transformed([*unsaved, *ended]))))
         elif self._error is not None:
             self.at_once(self._error)
@@ -193,6 +197,17 @@ class RequestEnd:
             self.at_once(sdk.ResponseInterrupt(retried[:1]))
         else:
             self.at_once(RuntimeError("the request ended without anything to report; please report this bug"))
+
+    def _as_new(self, response: sdk.StepResponse) -> sdk.StepResponse:
+        """A step that is answered beside others, under an id that the server has no memo of.
+
+        It waits for all steps of such an answer, and for one that it has already it would wait for ever. The run finds
+        either memo.
+        """
+        planned_id = self.planned_ids.get(response.step.id)
+        if planned_id is None or self.saver is None or not self.saver.maybe_saved(response):
+            return response
+        return sdk.under_id(response, planned_id)
 
     async def _transformed(self, responses: list[sdk.StepResponse]) -> list[sdk.StepResponse]:
         """Responses as they are to be answered: the SDK shows them to the middleware where there is only one."""

@@ -168,6 +168,9 @@ class Engine:
         # Without a planned step beside it, each step that has ended leads to a request of its own.
         ended = [r for r in responses if r.step.op in (Opcode.STEP_RUN, Opcode.STEP_FAILED)]
         assert planned or len(ended) <= 1, "several requests at once would run the next step"
+        if planned:
+            known = [r.step.display_name for r in ended if r.step.id in self.api.memos]
+            assert not known, "the server would wait for what it has already, for ever"
         retried = False
         for response in responses:
             if response.step.op == Opcode.STEP_RUN:
