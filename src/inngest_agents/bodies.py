@@ -59,7 +59,7 @@ class Bodies:
         What led to it is saved before, as before a tool that is a step.
         """
         saver = self._end.saver
-        is_saved = saver is None or await saver.flush() is SaveOutcome.SAVED
+        is_saved = saver is None or await saver.flush_and_own() is SaveOutcome.SAVED
         if not is_saved:
             self._end.answer()
         if not is_saved or self._end.is_over:
