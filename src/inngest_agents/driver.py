@@ -257,7 +257,8 @@ class Driver:
                 asked.task.cancel()
             else:
                 await self._withdraw(asked)
-            asked.future.cancel()  # who waits for it was left behind, and would do so for ever
+            if loop.knows_end:
+                asked.future.cancel()  # who waits for it was left behind, and would do so for ever
 
     async def _save(self) -> None:
         """Wait until all finished steps are saved; if they can't be, the request ends with them."""
