@@ -58,8 +58,7 @@ def test_steps_run_once_and_results_come_back(engine: EngineUnderTest) -> None:
     assert outcome.status == "Completed"
     assert outcome.output == {"second": [{"n": 1}, None, "ü☃"]}
     assert calls.names == ["function", "first", "function", "second", "function"]
-    # By name and with patience: on a busy machine the server tells of a step's end late, and has told of two in the other
-    # order.
+    # By name and with patience: a busy server tells of a step's end late, and has told of two in the other order.
     ended = [("first", "COMPLETED"), ("second", "COMPLETED")]
     until(lambda: sorted((step.name, step.status) for step in engine.steps(run_id)) == ended)
 

@@ -332,3 +332,27 @@ async def test_the_stats_of_the_resumed_run_are_those_of_its_own_steps() -> None
 
     await replayed(handler)
     assert stats == [1, 1, 1]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_an_approval_three_agents_deep_of_a_state_made_before_the_function(streamed: bool) -> None:
+    """Each request begins with the same state; what one leaves behind when it ends must change nothing in it."""
+    till = Till()
+    script: list[Any] = [[function_call("charge", {"amount": 1}, call_id="c0")], [assistant_message("done 0")]]
+    agent = Agent(name="a0", model=ScriptedModel(script), tools=[till.tool()])
+    for depth in range(1, 4):
+        script = [[function_call("ask", {"input": "go"}, call_id=f"c{depth}")], [assistant_message(f"done {depth}")]]
+        agent = Agent(name=f"a{depth}", model=ScriptedModel(script), tools=[agent.as_tool("ask", "asks")])
+
+    async def run(given: Any) -> Any:
+        async def handler(step: Any) -> Any:
+            if streamed:
+                return await DurableRunner.run_streamed(agent, given, step=step).wait()
+            return await DurableRunner.run(agent, given, step=step)
+
+        return (await replayed(handler)).result
+
+    state = (await run("hi")).to_state()
+    approve_all(state)
+    assert (await run(state)).final_output == "done 3"
+    assert till.charged == [1]
