@@ -16,21 +16,10 @@ from agents.tool_guardrails import ToolGuardrailFunctionOutput
 
 from inngest_agents import DurableOptions, DurableRunner, durable, get_step, tool_options
 
-from .test_tools_in_function import MINUTE, outputs_of, wait_until
+from .waiting_tools import MINUTE, agent_that_calls, outputs_of, wait, wait_until
 
 if TYPE_CHECKING:
     from .harness import EngineUnderTest
-
-
-@function_tool
-async def wait() -> str:
-    answer = await get_step().wait_for_event("wait", event="answered", timeout=MINUTE)
-    return str(answer.data["x"])
-
-
-def agent_that_calls(*tools: Any) -> Agent[Any]:
-    calls = [function_call(tool.name, {}, call_id=tool.name) for tool in tools]
-    return Agent(name="a", model=ScriptedModel([calls, [assistant_message("done")]]), tools=list(tools))
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])

@@ -16,21 +16,10 @@ from agents.tool_context import ToolContext
 
 from inngest_agents import DurableOptions, DurableRunner, durable, get_step, tool_options
 
+from .waiting_tools import MINUTE, agent_that_calls, outputs_of, wait, wait_until
+
 if TYPE_CHECKING:
     from .harness import EngineUnderTest
-
-MINUTE = datetime.timedelta(minutes=1)
-
-
-def wait_until(condition: Any, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def outputs_of(result: Any) -> list[str]:
-    return [str(item["output"]) for item in result.to_input_list() if "output" in item]
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
@@ -298,20 +287,13 @@ def test_a_step_beside_a_tool_that_waits_is_tried_again_meanwhile(engine: Engine
     done: Counter[str] = Counter()
 
     @function_tool
-    async def wait() -> str:
-        answer = await get_step().wait_for_event("wait", event="answered", timeout=MINUTE)
-        return str(answer.data["x"])
-
-    @function_tool
     async def shaky() -> str:
         done["shaky"] += 1
         if done["shaky"] == 1:
             raise OSError("not yet")
         return "held"
 
-    calls = [function_call("wait", {}, call_id="w1"), function_call("shaky", {}, call_id="s1")]
-    model = ScriptedModel([calls, [assistant_message("done")]])
-    agent: Agent[Any] = Agent(name="a", model=model, tools=[tool_options(wait, in_step=False), shaky])
+    agent = agent_that_calls(tool_options(wait, in_step=False), shaky)
 
     @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=1)
     async def fn(ctx: inngest.Context) -> Any:

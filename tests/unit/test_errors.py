@@ -8,9 +8,10 @@ from typing import Any
 
 import inngest
 import pytest
-from agents import Agent, MaxTurnsExceeded, Runner, ToolCallOutputItem, function_tool
+from agents import Agent, MaxTurnsExceeded, Runner, function_tool
 from agents.exceptions import ModelBehaviorError
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
+from both_runners import outputs_under_both
 from pydantic import TypeAdapter, ValidationError
 
 from inngest_agents import DurableRunner
@@ -208,14 +209,7 @@ async def test_the_last_failure_of_a_tool_tells_its_handler_what_it_was_raised_f
         script: Any = [[function_call("pay", {}, call_id="c1")], [assistant_message("sorry")]]
         return Agent(name="a", model=ScriptedModel(script), tools=[pay])
 
-    one, two = agent(), agent()
-    plain = await Runner.run(one, "hi")
-    durable = await replayed(lambda step: DurableRunner.run(two, "hi", step=step))
-
-    told = [
-        [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
-        for result in (plain, durable.result)
-    ]
+    told = await outputs_under_both(agent)
     assert told[0] == told[1] == ["PaymentError('7: no answer') from ConnectionResetError('cut')"]
 
 

@@ -18,8 +18,9 @@ import httpx
 import inngest
 import pydantic
 import pytest
-from agents import Agent, Runner, ToolCallOutputItem, function_tool
+from agents import Agent, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
+from both_runners import outputs_under_both
 from pydantic_core import PydanticCustomError
 from sqlalchemy.exc import IntegrityError
 
@@ -242,14 +243,7 @@ async def test_a_tool_s_failure_error_function_gets_what_it_gets_under_runner() 
         calls: list[Any] = [function_call("order", {"number": str(n)}, call_id=f"c{n}") for n in (1, 2, 3)]
         return Agent(name="a", model=ScriptedModel([calls, [assistant_message("sorry")]]), tools=[order])
 
-    one, two = agent(), agent()
-    plain = await Runner.run(one, "hi")
-    durable = await replayed(lambda step: DurableRunner.run(two, "hi", step=step))
-
-    told = [
-        [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
-        for result in (plain, durable.result)
-    ]
+    told = await outputs_under_both(agent)
     assert told[0] == told[1] == ["wrong: [('sku',), ('number',)]", "failed with 2", "there is no 3"]
 
 

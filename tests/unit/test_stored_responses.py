@@ -14,14 +14,13 @@ import httpx
 import openai
 import pytest
 import requests
-from agents import Agent, Runner, ToolCallOutputItem, function_tool
+from agents import Agent, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
+from both_runners import outputs_under_both
 
-from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import MemoError, memo_error, step_error
 from inngest_agents.errors import message_of, qualified_name
 from inngest_agents.stored_errors import notes_on, rebuild
-from inngest_agents.testing import replayed
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):
@@ -129,11 +128,5 @@ async def test_a_tool_s_failure_error_function_reads_the_response_as_under_runne
         script: Any = [[function_call("ask", {}, call_id="c1")], [assistant_message("sorry")]]
         return Agent(name="a", model=ScriptedModel(script), tools=[ask])
 
-    one, two = agent(), agent()
-    plain = await Runner.run(one, "hi")
-    durable = await replayed(lambda step: DurableRunner.run(two, "hi", step=step))
-    told = [
-        [item.output for item in result.new_items if isinstance(item, ToolCallOutputItem)]
-        for result in (plain, durable.result)
-    ]
+    told = await outputs_under_both(agent)
     assert told[0] == told[1] == ['404 {"why": "\\u00e9"}']
