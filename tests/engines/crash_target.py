@@ -12,6 +12,7 @@ once. `CRASH_AT` says where it dies, each time it comes to a place where it has 
 from __future__ import annotations
 
 import asyncio
+import datetime
 import os
 import signal
 import sqlite3
@@ -22,7 +23,7 @@ from agents import Agent, ModelResponse, Usage, function_tool, set_tracing_disab
 from agents.models.interface import Model
 from agents.testing import assistant_message, function_call
 
-from inngest_agents import DurableOptions, DurableRunner, _http
+from inngest_agents import DurableOptions, DurableRunner, _http, durable, get_step, tool_options
 
 set_tracing_disabled(True)
 
@@ -102,15 +103,50 @@ async def order(item: str, amount: int) -> str:
     return f"ordered {amount} {item}"
 
 
-def team() -> Agent[None]:
-    """Triage with parallel tools, a handoff to sales, which calls a researcher as a tool."""
-    research = Agent(
+async def send_question() -> None:
+    executed("question")
+    maybe_die("inside-step", "question")
+
+
+@function_tool
+async def ask_boss() -> str:
+    """Ask, and wait for the answer: no step itself."""
+    await durable("send", send_question)
+    answer = await get_step().wait_for_event("answer", event="answered", timeout=datetime.timedelta(minutes=2))
+    return "no answer" if answer is None else str(answer.data["text"])
+
+
+def researcher() -> Agent[None]:
+    return Agent(
         name="research",
         model=Script(
             "research", [[function_call("stock", {"item": "pear"}, call_id="r1")], [assistant_message("4 pears")]]
         ),
         tools=[stock],
     )
+
+
+def team_that_waits() -> Agent[None]:
+    """One tool waits for an event, beside an order and the researcher."""
+    calls = [
+        function_call("ask_boss", {}, call_id="w1"),
+        function_call("order", {"item": "fig", "amount": 2}, call_id="w2"),
+        function_call("ask_research", {"input": "pears?"}, call_id="w3"),
+    ]
+    return Agent(
+        name="clerk",
+        model=Script("clerk", [calls, [assistant_message("all done")]]),
+        tools=[
+            tool_options(ask_boss, in_step=False),
+            order,
+            researcher().as_tool("ask_research", "Ask the researcher"),
+        ],
+    )
+
+
+def team() -> Agent[None]:
+    """Triage with parallel tools, a handoff to sales, which calls a researcher as a tool."""
+    research = researcher()
     sales = Agent(
         name="sales",
         model=Script(
@@ -152,8 +188,16 @@ def build(client: inngest.Inngest) -> list[Any]:
         stats = result.stats.to_dict(durations=False)
         return {"final_output": result.final_output, "stats": stats, "last_agent": result.last_agent.name}
 
+    @client.create_function(fn_id="waiting", trigger=inngest.TriggerEvent(event="waiting/run"), retries=20)
+    async def run_waiting(ctx: inngest.Context) -> dict[str, Any]:
+        options = DurableOptions(checkpoint=CHECKPOINT)
+        result = await DurableRunner.run(team_that_waits(), "pears and figs", step=ctx.step, options=options)
+        items: list[Any] = result.to_input_list()
+        outputs = [item["output"] for item in items if "output" in item]
+        return {"final_output": result.final_output, "outputs": outputs, "tools": result.stats.total_tool_calls}
+
     serve_in_forks()
-    return [run]
+    return [run, run_waiting]
 
 
 def spans_to_database() -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ class Book:
         return sorted(self.query("SELECT item, amount FROM orders"))
 
 
-def run_team(
+def spawn(
     engine: EngineUnderTest, folder: Path, crash_at: str, *, checkpoint: bool = True, spans: bool = False
-) -> tuple[Any, Book]:
+) -> Book:
+    """Start the worker that dies, and give its book."""
     book = Book(folder / f"{crash_at}-{checkpoint}.db")
     engine.spawn(
         "crash_target.py:build",
@@ -69,6 +71,11 @@ def run_team(
             "CRASH_SPANS": str(int(spans)),
         },
     )
+    return book
+
+
+def run_team(engine: EngineUnderTest, folder: Path, crash_at: str, **how: Any) -> tuple[Any, Book]:
+    book = spawn(engine, folder, crash_at, **how)
     outcome = engine.run("team/run", {}, timeout=120)
     assert outcome.status == "Completed", outcome.output
     return outcome.output, book
@@ -158,3 +165,29 @@ def test_spans_for_opentelemetry_are_exported_once_however_often_the_worker_was_
     assert len({trace for _, _, trace, _ in spans}) == 1
     outside = {(parent, name) for _, parent, _, name in spans if parent not in ids}
     assert [name for _, name in outside] == ["invoke_agent triage"]
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+@pytest.mark.parametrize("crash_at", ["before-save", "after-save", "inside-step"])
+def test_killed_around_a_tool_that_waits_the_run_ends_the_same(
+    engine: EngineUnderTest, tmp_path: Path, crash_at: str, checkpoint: bool
+) -> None:
+    if not checkpoint and crash_at != "inside-step":
+        pytest.skip("nothing is saved while a request is open")
+    book = spawn(engine, tmp_path, crash_at, checkpoint=checkpoint)
+    run_id = engine.send("waiting/run")
+    deadline = time.monotonic() + 60
+    # Again and again, as nobody knows from outside when the engine has begun to wait.
+    while (outcome := engine.status(run_id)) is None:
+        assert time.monotonic() < deadline, book.executed
+        time.sleep(0.3)
+        if "question" in book.executed:
+            engine.send_event("answered", {"text": "yes"})
+    assert outcome.status == "Completed", outcome.output
+    assert outcome.output == {"final_output": "all done", "outputs": ["yes", "ordered 2 fig", "4 pears"], "tools": 4}
+    assert len(book.deaths) >= 7
+    assert max(book.executed.values()) <= 4, "as often as it was cut off before it was saved, and once"
+    assert book.orders == [("fig", 2)]
+    if crash_at == "after-save":
+        done = {what: count for what, count in book.executed.items() if "model" not in what}
+        assert done == {"question": 1, "order fig": 1, "stock pear": 1}
