@@ -126,6 +126,9 @@ for _model in (agents.OpenAIChatCompletionsModel, agents.OpenAIResponsesModel):
     if not hasattr(_model, "_get_client") or "_client" not in vars(_model("", cast("Any", None))):
         raise MissingSeamError(f"agents.{_model.__name__}._client")
 
+# _tool_invocation.py: all that a call's identity is made of, besides its id.
+INVOCATION_FIELDS: Final = frozenset(name("agents._tool_invocation", "_SEMANTIC_FIELDS"))
+
 for _part in INVOKER_PARTS:
     if _part not in FailureHandlingInvoker(None, None).__dict__:
         raise MissingSeamError(f"agents.tool._FailureHandlingFunctionToolInvoker.{_part}")

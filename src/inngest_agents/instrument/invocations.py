@@ -13,13 +13,16 @@ from typing import Any, Final, TypeAlias
 
 from openai.types.responses import ResponseFunctionToolCall
 
-from inngest_agents._agents_sdk import around
+from inngest_agents._agents_sdk import INVOCATION_FIELDS, around
 from inngest_agents.scope import current_journal
 
-Content: TypeAlias = tuple[tuple[str, ...] | None, tuple[Any, ...]]
-"""All that a call consists of: names and values; without names those of a model, in the order of its fields."""
+Values: TypeAlias = tuple[str | None, ...]
+"""All that a call consists of, in the order of `_FIELDS`; None for what it lacks."""
 
 _FIELDS: Final = tuple(ResponseFunctionToolCall.model_fields)
+_NAME, _TYPE = _FIELDS.index("name"), _FIELDS.index("type")
+_TEXT: Final = frozenset({str, type(None)})
+_CALL, _OUTPUT = "function_call", "function_call_output"
 
 
 @around(
@@ -29,28 +32,33 @@ _FIELDS: Final = tuple(ResponseFunctionToolCall.model_fields)
 )
 def _identity_and_scope(original: Callable[..., Any], raw_item: Any, **how: Any) -> Any:
     journal = current_journal()
-    content = _content(raw_item) if journal is not None else None
-    if journal is None or content is None:
+    if journal is None:
         return original(raw_item, **how)
-    key = (*content, how.get("tool_lookup_key"), how.get("tool_name"), how.get("invocation_role"))
-    try:
-        if key in journal.identities:
-            return journal.identities[key]
-    except TypeError:  # a part that has no hash: a caller, say
+    if type(raw_item) is dict and raw_item.get("type") == _OUTPUT:
+        return None  # no call: the SDK asks of everything that the run has so far
+    values = _values(raw_item)
+    if values is None:
         return original(raw_item, **how)
-    identity = original(raw_item, **how)
-    # Of texts only: 1 and True are the same key, and not the same JSON.
-    if all(part is None or type(part) is str for part in content[1]):
-        journal.identities[key] = identity
+    lookup_key = how.get("tool_lookup_key")
+    if values[_NAME] and lookup_key == ("bare", values[_NAME]) and "namespace" not in raw_item.model_fields_set:
+        lookup_key = how["tool_lookup_key"] = None  # the SDK takes that for the call's own
+    # A function call has its name in itself, and `tool_name` is not looked at.
+    key = values, lookup_key, how.get("invocation_role")
+    if key in journal.identities:
+        return journal.identities[key]
+    # Given the model itself, the SDK would make this of it three times.
+    mapping = {name: value for name, value in zip(_FIELDS, values, strict=True) if value is not None}
+    identity = journal.identities[key] = original(mapping, **how)
     return identity
 
 
-def _content(raw_item: Any) -> Content | None:
-    if type(raw_item) is dict:
-        return tuple(raw_item), tuple(raw_item.values())
-    if type(raw_item) is ResponseFunctionToolCall and not raw_item.model_extra:
-        fields, known = raw_item.__dict__, raw_item.model_fields_set
-        if tuple(fields) == _FIELDS:
-            # What is unset is left out, as what is None is.
-            return None, tuple([value if name in known else None for name, value in fields.items()])
-    return None  # other calls are rarer, and have parts of their own
+def _values(raw_item: Any) -> Values | None:
+    """The content of a function call that consists of texts; None for others, which are rarer."""
+    if type(raw_item) is not ResponseFunctionToolCall:
+        return None
+    fields, known, more = raw_item.__dict__, raw_item.model_fields_set, raw_item.model_extra
+    if tuple(fields) != _FIELDS or (more and not INVOCATION_FIELDS.isdisjoint(more)):
+        return None
+    # What is unset is left out by the SDK, as what is None is.
+    values = tuple([value if name in known else None for name, value in fields.items()])
+    return values if values[_TYPE] == _CALL and _TEXT.issuperset(map(type, values)) else None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from agents import Agent, Model, ModelProvider, RunConfig, function_tool, run_context
 from agents.testing import ScriptedModel, assistant_message, function_call
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseFunctionToolCall
 
@@ -23,13 +23,13 @@ original: Any = identity.__wrapped__
 TEXTS = st.sampled_from(["", "a", "b", '{"x": 1}', '{"x":1}', '{"x": true}', "[1]"])
 PARTS = st.one_of(TEXTS, st.none(), st.sampled_from([0, 1, True, False, 1.0]), st.just({"type": "program"}))
 NAMES = ("call_id", "id", "name", "namespace", "arguments", "input", "caller", "status")
-TYPES = st.sampled_from(["function_call", "custom_tool_call", "message"])
+TYPES = st.sampled_from(["function_call", "custom_tool_call", "message", "function_call_output"])
 CALLS = st.one_of(
     st.fixed_dictionaries({"type": TYPES}, optional=dict.fromkeys(NAMES, PARTS)),
     st.builds(
         ResponseFunctionToolCall.model_construct,
         _fields_set=st.one_of(st.none(), st.sets(st.sampled_from(["type", "name", "arguments", "call_id"]))),
-        type=st.just("function_call"),
+        type=st.sampled_from(["function_call", "hosted_tool_call"]),
         name=TEXTS,
         arguments=PARTS,
         call_id=TEXTS,
@@ -37,7 +37,22 @@ CALLS = st.one_of(
         caller=st.one_of(st.none(), st.just({"type": "program"})),
     ),
 )
-LOOKUP_KEYS = st.sampled_from([None, ("bare", "a"), ("namespaced", "n", "a")])
+LOOKUP_KEYS = st.sampled_from([None, ("bare", ""), ("bare", "a"), ("bare", "b"), ("namespaced", "b", "a")])
+# As adapters of other providers make them: with more in them than OpenAI's have.
+EXTENDED_CALLS = st.builds(
+    lambda more, **call: ResponseFunctionToolCall(type="function_call", **call, **more),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "provider_data": st.sampled_from([{"model": "m"}, {"type": "mcp_approval_request"}]),
+            "server_label": TEXTS,
+            "input": PARTS,
+        },
+    ),
+    name=TEXTS,
+    arguments=TEXTS,
+    call_id=TEXTS,
+)
 HOW: Any = st.fixed_dictionaries(
     {},
     optional={
@@ -77,7 +92,8 @@ async def inside_a_run(look: Callable[[], None]) -> None:
 
 
 async def test_each_identity_is_the_sdk_s_own() -> None:
-    @given(CALLS, HOW)
+    @settings(max_examples=1000, deadline=None)
+    @given(st.one_of(CALLS, EXTENDED_CALLS), HOW)
     def compare(call: Any, how: dict[str, Any]) -> None:
         assert identity(call, **how) == identity(call, **how) == original(call, **how)
 
