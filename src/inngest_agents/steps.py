@@ -30,15 +30,9 @@ from inngest_agents.journal import Journal
 from inngest_agents.options import DurableOptions
 from inngest_agents.result import json_output
 from inngest_agents.scope import Scope, current_journal, current_scope, current_step, inside_journal
+from inngest_agents.stats.answers import count_items, usage_from_response
 from inngest_agents.stats.pricing import with_price
-from inngest_agents.stats.records import (
-    Price,
-    StepRecord,
-    Tokens,
-    UsageRecord,
-    count_items,
-    usage_from_response,
-)
+from inngest_agents.stats.records import Price, StepRecord, Tokens, UsageRecord
 from inngest_agents.stats.stats import RunFacts, RunStats
 from inngest_agents.step_request import StepScope
 

@@ -4,6 +4,7 @@ Importing this package is cheap: LiteLLM, tiktoken, rich, OpenTelemetry and the 
 functions that need them, when they are called.
 """
 
+from inngest_agents.stats.answers import count_items, usage_from_response
 from inngest_agents.stats.breakdown import Breakdown
 from inngest_agents.stats.records import (
     SCHEMA_VERSION,
@@ -15,8 +16,6 @@ from inngest_agents.stats.records import (
     StepRecord,
     Tokens,
     UsageRecord,
-    count_items,
-    usage_from_response,
 )
 from inngest_agents.stats.stats import STATS_SCHEMA_VERSION, RunFacts, RunStats, Unpriced
 

@@ -15,17 +15,9 @@ from agents.usage import RequestUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
 from inngest_agents import response_codec
+from inngest_agents.stats.answers import count_items, usage_from_response
 from inngest_agents.stats.memo import identity, memo_of, step_id_of, unpack, without_answer
-from inngest_agents.stats.records import (
-    ErrorRecord,
-    ItemCounts,
-    Price,
-    StepRecord,
-    Tokens,
-    UsageRecord,
-    count_items,
-    usage_from_response,
-)
+from inngest_agents.stats.records import ErrorRecord, ItemCounts, Price, StepRecord, Tokens, UsageRecord
 
 DETAILS: dict[str, Any] = {
     "input_tokens_details": InputTokensDetails(cached_tokens=30, cache_write_tokens=5),
