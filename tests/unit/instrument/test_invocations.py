@@ -19,6 +19,8 @@ from inngest_agents.testing import replayed
 
 identity: Any = vars(run_context)["tool_invocation_identity_and_scope"]
 original: Any = identity.__wrapped__
+scope: Any = vars(run_context)["tool_invocation_approval_scope"]
+original_scope: Any = scope.__wrapped__
 
 TEXTS = st.sampled_from(["", "a", "b", '{"x": 1}', '{"x":1}', '{"x": true}', "[1]"])
 PARTS = st.one_of(TEXTS, st.none(), st.sampled_from([0, 1, True, False, 1.0]), st.just({"type": "program"}))
@@ -95,7 +97,9 @@ async def test_each_identity_is_the_sdk_s_own() -> None:
     @settings(max_examples=1000, deadline=None)
     @given(st.one_of(CALLS, EXTENDED_CALLS), HOW)
     def compare(call: Any, how: dict[str, Any]) -> None:
+        assert scope(call, **how) == original_scope(call, **how)
         assert identity(call, **how) == identity(call, **how) == original(call, **how)
+        assert scope(call, **how) == original_scope(call, **how)
 
     await inside_a_run(compare)
 
