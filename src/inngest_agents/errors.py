@@ -160,13 +160,35 @@ def non_retriable(error: Exception) -> Exception:
     try:
         error.__class__ = cls
     except TypeError:  # a builtin such as ValueError has another memory layout
-        twin = cls.__new__(cls, *error.args)
+        twin = native_copy(cls, native_args(error))
         twin.args = error.args
         twin.__dict__.update(error.__dict__)
         twin.__cause__, twin.__context__ = error.__cause__, error.__context__
         twin.__suppress_context__ = error.__suppress_context__  # which a cause sets, even None
         return twin.with_traceback(error.__traceback__)
     return error
+
+
+def native_args(error: BaseException) -> tuple[Any, ...]:
+    """What its builtin base would be pickled with: its `args`, and the file's name, which is not among them."""
+    reduced: Any = _native(type(error)).__reduce__(error)
+    args: tuple[Any, ...] = reduced[1]
+    return args
+
+
+def native_copy(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
+    """An error of this type with what its builtin base makes of these arguments; no constructor of the user's runs."""
+    error = cls.__new__(cls, *args)
+    try:
+        _native(cls).__init__(error, *args)
+    except Exception:  # noqa: BLE001  a UnicodeDecodeError, say, of whose arguments nothing is known but what it showed
+        cast("Any", BaseException.args).__set__(error, args)
+    return error
+
+
+def _native(cls: type[BaseException]) -> Any:
+    """The nearest builtin class: what its constructor does is known."""
+    return next(base for base in cls.__mro__ if base.__module__ == "builtins")
 
 
 def with_stats(error: Exception, make_stats: Callable[[], RunStats]) -> Exception:

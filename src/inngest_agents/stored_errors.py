@@ -24,7 +24,7 @@ from pydantic_core import ValidationError
 
 from inngest_agents import codec, stored_responses, validation_errors
 from inngest_agents._inngest_sdk import MemoError
-from inngest_agents.errors import message_of, qualified_name, text_of
+from inngest_agents.errors import message_of, native_args, native_copy, qualified_name, text_of
 
 E = TypeVar("E", bound=BaseException)
 
@@ -138,24 +138,13 @@ def _attributes(error: BaseException) -> Iterator[tuple[str, Any]]:
 
 def _arguments(error: BaseException, is_encrypted: bool) -> list[Any] | None:
     """Its `args`, as its builtin base would pickle them (a file's name is not in `args`), if its message is not all."""
-    args, message = _reduced(error), message_of(error)
+    args, message = native_args(error), message_of(error)
     if len(args) == 1 and type(args[0]) is str and args[0] == message:
         return None
     if is_encrypted and not all(arg is None or message_of(arg) in message for arg in args):
         return None
     encoded = [_encoded(arg) for arg in args]
     return encoded if all(item is not None or arg is None for item, arg in zip(encoded, args, strict=True)) else None
-
-
-def _reduced(error: BaseException) -> tuple[Any, ...]:
-    reduced: Any = _native(type(error)).__reduce__(error)
-    args: tuple[Any, ...] = reduced[1]
-    return args
-
-
-def _native(cls: type[BaseException]) -> Any:
-    """The nearest builtin class: what its constructor does is known."""
-    return next(base for base in cls.__mro__ if base.__module__ == "builtins")
 
 
 def _nested(error: BaseException, depth: int, is_encrypted: bool) -> list[Any]:
@@ -255,14 +244,9 @@ def _inner(name: str, message: str, details: Mapping[str, Any]) -> Exception:
 def _blank(cls: type[Exception], args: tuple[Any, ...]) -> Exception | None:
     """An error of this type with nothing but its arguments; None where the type forbids it."""
     try:
-        error = cls.__new__(cls, *args)
+        return native_copy(cls, args)
     except Exception:  # noqa: BLE001  a foreign type may refuse in any way
         return None
-    try:
-        _native(cls).__init__(error, *args)
-    except Exception:  # noqa: BLE001  a UnicodeDecodeError, say, of whose arguments nothing is known but what it showed
-        cast("Any", BaseException.args).__set__(error, args)
-    return error
 
 
 def _filled(error: Exception, message: str, notes: Mapping[str, Any]) -> Exception:

@@ -83,6 +83,16 @@ def test_a_non_retriable_error_is_still_caught_by_its_type(error: Exception) -> 
         raise durable
 
 
+def test_a_non_retriable_error_has_what_its_builtin_type_keeps_besides_its_arguments() -> None:
+    missing: Any = non_retriable(FileNotFoundError(2, "No such file or directory", "/no/such/file"))
+    undecodable: Any = non_retriable(UnicodeDecodeError("utf8", b"\xff", 0, 1, "no"))
+
+    assert (str(missing), missing.filename) == ("[Errno 2] No such file or directory: '/no/such/file'", "/no/such/file")
+    assert missing.args == (2, "No such file or directory")
+    assert (missing.message, missing.errno) == (str(missing), 2)  # what the dashboard shows
+    assert str(undecodable) == str(UnicodeDecodeError("utf8", b"\xff", 0, 1, "no"))
+
+
 def test_attributes_of_an_error_stay() -> None:
     error = MaxTurnsExceeded("too many")
     details: Any = "what was done"
