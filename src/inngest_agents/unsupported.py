@@ -29,7 +29,7 @@ def refuse_unsupported(starting_agent: Any, given: Any) -> None:
 
 def _check_given(starting_agent: Any, given: Any) -> None:
     """The plain runner fails on these too, with an AttributeError about something inside of it."""
-    if given is None or isinstance(given, AgentBase):
+    if not (isinstance(given, (str, RunState)) or hasattr(given, "copy")):  # what it does to a list, and to an odd dict
         raise non_retriable(
             TypeError(f"the input must be the user's message, a list of input items or a RunState, not {_shown(given)}")
         )

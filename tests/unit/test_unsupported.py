@@ -43,11 +43,12 @@ GREETER: Any = Agent(name="a", model=ScriptedModel([[assistant_message("hello")]
     ("agent", "given", "told"),
     [
         (GREETER, None, "the input must be the user's message, .*, not None"),
+        (GREETER, 42, "the input must be .*, not an object of type int"),
         ("hi", GREETER, "the input must be .*, not an object of type Agent"),
         (None, "hi", "the first argument must be the agent to start with, not None"),
         ("a", "hi", "the first argument must be the agent to start with, not an object of type str"),
     ],
-    ids=["no input", "swapped", "no agent", "a name"],
+    ids=["no input", "a number", "swapped", "no agent", "a name"],
 )
 async def test_what_is_no_agent_or_no_input_is_told_at_once(agent: Any, given: Any, told: str) -> None:
     with pytest.raises(TypeError, match=told) as caught:
