@@ -126,6 +126,12 @@ class DurableOptions:
     `DivergenceError`, or log a warning and go on with what was remembered."""
 
     def __post_init__(self) -> None:
+        for name, chosen in self.tools.items():
+            if not isinstance(chosen, ToolOptions):  # a call that must not be tried again would be
+                raise ValueError(f"tools[{name!r}] must be ToolOptions(…), not {chosen!r}")
+        for field, values in (("session_writes", ("end", "turn")), ("divergence", ("error", "warn"))):
+            if getattr(self, field) not in values:
+                raise ValueError(f"{field} must be {' or '.join(map(repr, values))}, not {getattr(self, field)!r}")
         if (self.context_encode is None) != (self.context_decode is None):
             raise ValueError("context_encode and context_decode belong together: give both or none")
         for model, entry in (self.prices or {}).items():
