@@ -199,6 +199,7 @@ class StepRunner:
             return
         info = sdk.step_info(made.step_id, made.hashed_id, sdk.Opcode.STEP_RUN, metadata=made.metadata)
         response = sdk.StepResponse(output=made.stored, step=info)
+        self._end.planned_ids[made.hashed_id] = made.planned_id
         if self._end.saver is not None:
             self._end.saver.add(encoded(await self._engine.opcode(response)), response)
             self._failed(asked, error, attempt)

@@ -258,7 +258,7 @@ class Journal:
         count = 0
         while True:
             step_id = self.step_id(attempt_label(label, count + 1))
-            memo = self.driver.engine.take_memo(hash_step_id(step_id))
+            memo = self.driver.engine.take_memo(*self.hashed_ids(step_id))
             if memo is None:
                 return count
             _check_version(memo.value)

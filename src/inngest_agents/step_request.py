@@ -38,6 +38,7 @@ class BilledAttempt:
 
     step_id: str
     hashed_id: str
+    planned_id: str
     stored: dict[str, Any]
     metadata: list[dict[str, Any]]
 

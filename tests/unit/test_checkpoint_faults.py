@@ -21,6 +21,7 @@ from agents import (
     Runner,
     SQLiteSession,
     ToolCallOutputItem,
+    Usage,
     function_tool,
 )
 from agents.testing import ScriptedModel, assistant_message, function_call
@@ -79,6 +80,15 @@ class Work:
             self.agent, "go", step=step, run_config=QUIET, options=DurableOptions(**options)
         )
         return str(result.final_output)
+
+
+class Billing(ScriptedModel):
+    """A scripted model that says what it used."""
+
+    async def get_response(self, *args: Any, **kwargs: Any) -> Any:
+        response = await super().get_response(*args, **kwargs)
+        response.usage = Usage(requests=1, input_tokens=100, total_tokens=100)
+        return response
 
 
 def assert_once(api: Api, engine: Engine, work: Work) -> None:
@@ -359,6 +369,28 @@ async def test_tools_that_start_together_are_tried_together() -> None:
     assert result.final_output == "done"
     assert executed == {"a": 2, "b": 2}
     assert engine.answers[0] == [("StepError", "w/1.1 work")]
+
+
+async def test_what_a_failed_attempt_was_billed_hangs_nothing_where_only_the_answer_to_its_save_was_lost() -> None:
+    async with Api(None, forever=raw(b"", saves=True)) as api:
+        engine = Engine(api)
+        helper: Agent[Any] = Agent(name="helper", model=Billing([[assistant_message("hm")]]))
+
+        @function_tool
+        async def ask() -> str:
+            await Runner.run(helper, "q", run_config=QUIET)
+            raise inngest.NonRetriableError("never")
+
+        script: Any = [[function_call("ask", {}, call_id="c")], [assistant_message("done")]]
+        agent = Agent(name="w", model=ScriptedModel(script), tools=[ask])
+        result = await engine.run(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET))
+
+    assert engine.answers[0] == [
+        ("StepRun", "w/1.1 ask failed attempt 1"),
+        ("StepFailed", "w/1.1 ask"),
+        ("StepPlanned", "join"),
+    ]
+    assert result.stats.by_agent["helper"].total_tokens == 100
 
 
 async def test_a_tool_that_cancels_itself_has_failed_and_hangs_nothing() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from inngest_agents import codec, divergence
-from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.context import StepContext
 from inngest_agents.errors import (
     ContextConflictError,
@@ -223,7 +222,7 @@ async def _billed_attempt(
     if journal.options.prices_on:
         record = await priced(journal, record)
     output = f"{qualified_name(error)}: {message_of(error)}"
-    return BilledAttempt(step_id, hash_step_id(step_id), memo_of(record, output), step_metadata(record))
+    return BilledAttempt(step_id, *journal.hashed_ids(step_id), memo_of(record, output), step_metadata(record))
 
 
 async def priced(journal: Journal, record: StepRecord) -> StepRecord:
