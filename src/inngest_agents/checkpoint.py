@@ -16,6 +16,8 @@ import asyncio
 import enum
 import json
 import logging
+import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -41,11 +43,16 @@ TIMEOUT_SECONDS: Final = 10.0
 """How long one save may take. A slow API costs time and never a step."""
 
 FRESH_SECONDS: Final = 5.0
-"""How old the engine's last word that the run is this request's may be where a tool starts. Engines send a request that
+"""How old the engine's last word that the run is this request's may be where a step starts. Engines send a request that
 was cut anew after ten seconds and more."""
 
 MAX_OUTPUT: Final = 4 * 1024 * 1024
 """Bytes of one step's output that the server takes."""
+
+ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+PLAIN_DIGITS: Final = str.maketrans(ULID_DIGITS, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
+"""From the digits of a ULID, which has no letters that look like others, to those that `int` takes."""
 
 
 def encoded(value: Any) -> bytes:
@@ -90,8 +97,9 @@ class Checkpointer:
         self._outcome = SaveOutcome.SAVED
         self._worker: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
-        self._owned_at = time.time()
-        """When the last save was sent that the engine has taken; by the clock that goes on while a process sleeps."""
+        self._owned_at = min(made_at(target.ids.get("request_id")), time.time())
+        """When the engine sent the request, or when the last save was sent that it has taken; by the clock that goes on
+        while a process sleeps."""
 
     @property
     def outcome(self) -> SaveOutcome:
@@ -124,14 +132,19 @@ class Checkpointer:
             await asyncio.wait((self._worker,))
         return self._outcome
 
-    async def flush_and_own(self) -> SaveOutcome:
-        """`flush`, and then make sure that the run is still this request's: for what must not happen twice.
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the run may be another worker's by now, as the engine's last word on it is old.
 
-        A process that was suspended (or a machine) may find the answer to a save that the engine has given long before,
-        and meanwhile another worker has gone on with the run, or ended it.
+        A process that was suspended (or a machine) may find a request, or the answer to a save, that the engine has
+        sent long before, and meanwhile another worker has gone on with the run, or ended it.
         """
+        return time.time() - self._owned_at > FRESH_SECONDS
+
+    async def flush_and_own(self) -> SaveOutcome:
+        """`flush`, and then make sure that the run is still this request's: for what must not happen twice."""
         outcome = await self.flush()
-        if outcome is SaveOutcome.SAVED and time.time() - self._owned_at > FRESH_SECONDS:
+        if outcome is SaveOutcome.SAVED and self.is_doubtful:
             await self.confirm()
         return self._outcome
 
@@ -215,6 +228,13 @@ class Checkpointer:
             # process ends and no thread looks up the host's name any more
             return None, f"{type(error).__name__}: {error}"
         return status, f"HTTP {status}: {answer[:300].decode(errors='replace')}"
+
+
+def made_at(request_id: object) -> float:
+    """When the engine made a request, as its ULID tells; infinity if it is none."""
+    if not isinstance(request_id, str) or re.fullmatch(f"[{ULID_DIGITS}]{{26}}", request_id) is None:
+        return math.inf
+    return int(request_id[:10].translate(PLAIN_DIGITS), 32) / 1000
 
 
 def _says_gone(status: int | None, reason: str) -> bool:

@@ -101,7 +101,9 @@ class StepRunner:
     async def _run(self, asked: Asked) -> None:
         request, saver = asked.request, self._end.saver
         if saver is not None:
-            outcome = await saver.flush_and_own() if request.after_save else saver.outcome
+            # A slow step makes what follows doubtful, too; the save that is waited for then takes little of that time.
+            is_late = request.after_save or saver.is_doubtful
+            outcome = await saver.flush_and_own() if is_late else saver.outcome
             if outcome is not SaveOutcome.SAVED:
                 self._end.answer()
                 return

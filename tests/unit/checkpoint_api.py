@@ -126,6 +126,7 @@ class Engine:
         self.answers: list[list[tuple[str, str]]] = []
         """The opcodes of each answer: their kind and the name of their step."""
         self.attempt = 0
+        self.request_id = "request"
         self.stopped = False
         """Whether an answer told the engine to do nothing."""
         self._targets: list[str | None] = [None]
@@ -157,7 +158,7 @@ class Engine:
             max_attempts=self.max_attempts,
             target=target,
         )
-        body = {"ctx": {"fn_id": "fn", "qi_id": "job", "request_id": "request", "generation_id": 1}}
+        body = {"ctx": {"fn_id": "fn", "qi_id": "job", "request_id": self.request_id, "generation_id": 1}}
         step._middleware._raw_request = types.SimpleNamespace(_body=json.dumps(body).encode())
         return step
 

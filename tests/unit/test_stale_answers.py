@@ -5,17 +5,20 @@ An engine that was held up sends a request once more while the first is open, an
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from typing import Any
 
 import pytest
 from agents import Agent, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
-from checkpoint_api import Api, Engine, Trouble, answer, late, raw
+from checkpoint_api import Api, Engine, Trouble, answer, raw
 
 from inngest_agents import DurableOptions, DurableRunner, checkpoint, tool_options
 from inngest_agents._inngest_sdk import CheckpointTarget
-from inngest_agents.checkpoint import Checkpointer, SaveOutcome
+from inngest_agents.checkpoint import Checkpointer, SaveOutcome, made_at
+from inngest_agents.local.protocol import new_ulid
 
 QUIET = RunConfig(tracing_disabled=True)
 
@@ -25,6 +28,16 @@ RETRIED = pytest.mark.parametrize("max_attempts", [None, 1], ids=["to be tried a
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+
+
+def slept(monkeypatch: pytest.MonkeyPatch) -> Trouble:
+    """A good answer, while the process sleeps: from then on what it knows is old."""
+
+    async def trouble(*call: Any) -> bool:
+        monkeypatch.setattr(checkpoint, "FRESH_SECONDS", -1.0)
+        return await answer(200)(*call)
+
+    return trouble
 
 
 class Breaking:
@@ -40,8 +53,8 @@ class Breaking:
                 raise ValueError("broken")
             return "worked"
 
-        model = ScriptedModel([[function_call("work", {}, call_id="c")], [assistant_message("done")]])
-        self.agent = Agent(name="w", model=model, tools=[tool_options(work, max_attempts=max_attempts)])
+        self.model = ScriptedModel([[function_call("work", {}, call_id="c")], [assistant_message("done")]])
+        self.agent = Agent(name="w", model=self.model, tools=[tool_options(work, max_attempts=max_attempts)])
 
     async def __call__(self, step: Any) -> str:
         result = await DurableRunner.run(
@@ -102,8 +115,7 @@ async def test_no_tool_starts_on_an_answer_that_has_waited_while_the_process_sle
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Meanwhile the engine has given the run to another worker, which has run the tools, or to none as it has ended."""
-    monkeypatch.setattr(checkpoint, "FRESH_SECONDS", 0.02)
-    async with Api(late(0.05), answer(409)) as api:
+    async with Api(slept(monkeypatch), answer(409)) as api:
         engine, work = Engine(api), Breaking(None)
         assert await engine.run(work) is None
         assert work.calls == 0
@@ -112,7 +124,6 @@ async def test_no_tool_starts_on_an_answer_that_has_waited_while_the_process_sle
 
 
 async def test_a_slow_api_is_asked_once_for_all_tools_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "FRESH_SECONDS", 0.02)
     calls: list[str] = []
 
     @function_tool
@@ -128,7 +139,71 @@ async def test_a_slow_api_is_asked_once_for_all_tools_of_a_turn(monkeypatch: pyt
         )
         return str(result.final_output)
 
-    async with Api(late(0.05)) as api:
+    async with Api(slept(monkeypatch)) as api:
         assert await Engine(api).run(run) == "done"
         assert sorted(calls) == ["a", "b", "c"]
         assert api.saves[:3] == [["w/1 model w"], [], ["w/1.1 work", "w/1.2 work", "w/1.3 work"]]
+
+
+def made(seconds_ago: float) -> str:
+    return new_ulid(time.time_ns() - int(seconds_ago * 1e9))
+
+
+async def test_nothing_starts_in_a_request_that_has_waited_while_the_process_slept() -> None:
+    """It has the memos of then. Meanwhile another worker has asked the model and run the tools."""
+    async with Api(answer(409)) as api:
+        engine, work = Engine(api), Breaking(None)
+        engine.request_id = made(seconds_ago=60)
+        assert await engine.run(work) is None
+        assert work.model.remaining_steps == 2
+        assert engine.answers == [[("None", "")]]
+        assert api.saves == [[]]
+
+
+@pytest.mark.parametrize("seconds_ago", [0, -3600], ids=["now", "by a clock that is ahead"])
+async def test_a_request_that_has_just_been_made_asks_for_nothing(seconds_ago: float) -> None:
+    async with Api() as api:
+        engine, work = Engine(api), Breaking(None)
+        work.calls = 1  # it does not fail
+        engine.request_id = made(seconds_ago)
+        assert await engine.run(work) == "done"
+        assert [] not in api.saves
+
+
+async def test_a_request_that_has_waited_and_is_still_the_runs_goes_on() -> None:
+    """As in a busy worker's queue, or on a machine whose clock is ahead of the engine's."""
+    async with Api() as api:
+        engine, work = Engine(api), Breaking(None)
+        work.calls = 1
+        engine.request_id = made(seconds_ago=60)
+        assert await engine.run(work) == "done"
+        assert api.saves == [[], ["w/1 model w"], ["w/1.1 work"], ["w/2 model w"]]
+
+
+async def test_no_model_is_asked_after_a_tool_in_which_the_process_slept(monkeypatch: pytest.MonkeyPatch) -> None:
+    @function_tool
+    async def work() -> str:
+        monkeypatch.setattr(checkpoint, "FRESH_SECONDS", -1.0)
+        return "worked"
+
+    model = ScriptedModel([[function_call("work", {}, call_id="c")], [assistant_message("done")]])
+    agent = Agent(name="w", model=model, tools=[work])
+
+    async def slowly_refused(*call: Any) -> bool:
+        await asyncio.sleep(0.05)
+        return await answer(409)(*call)
+
+    async with Api(None, slowly_refused) as api:
+        engine = Engine(api)
+        assert await engine.run(lambda step: DurableRunner.run(agent, "go", step=step, run_config=QUIET)) is None
+        assert model.remaining_steps == 1
+        assert api.saves == [["w/1 model w"], ["w/1.1 work"]]
+
+
+@pytest.mark.parametrize("request_id", [None, 7, "", "request", "01ARZ3NDEKTSV4RRFFQ69G5FAU", "b" * 26])
+def test_a_request_id_that_is_no_ulid_tells_no_time(request_id: object) -> None:
+    assert made_at(request_id) == float("inf")
+
+
+def test_a_ulid_tells_when_it_was_made() -> None:
+    assert made_at("01ARZ3NDEKTSV4RRFFQ69G5FAV") == 1469922850.259
