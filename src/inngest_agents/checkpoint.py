@@ -6,8 +6,9 @@ together with the next one. Holding a save back, so that a tool's result goes ou
 an instant model 0.4 ms faster; but a process that dies meanwhile repeats the tool, so it was taken out again.
 
 A save is repeated on a cut connection or a 5xx, since the server ignores a step that it has already. If it stays
-impossible, the steps are answered in the 206 as if there were no checkpointing. 409 means that another worker owns the
-run, 404 that the run has ended: then everything stops. But a 404 of a path that is not there says nothing of the run.
+impossible for some seconds, the steps are answered in the 206 as if there were no checkpointing. 409 means that another
+worker owns the run, 404 that the run has ended: then everything stops. But a 404 of a path that is not there says
+nothing of the run.
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ PASSING: Final = (408, 425, 429)
 RETRY_DELAYS: Final = (0.05, 0.2)
 """Seconds before a save is tried again; then the 206 takes over."""
 
+RESTART_DELAYS: Final = (0.5, 1.0, 2.0, 4.0)
+"""The same after these, unless the API was away for that long already: mostly it restarts, and where the engine does
+so, too, the request is cut off and its 206 arrives nowhere. With the 50 seconds that a request takes by default they
+stay below the minute after which proxies cut it off."""
+
+PATIENCE_SECONDS: Final = 15.0
+"""How long a save is tried again at most: one that is not answered takes longer each time than one that is refused."""
+
 TIMEOUT_SECONDS: Final = 10.0
 """How long one save may take. A slow API costs time and never a step."""
 
@@ -53,6 +62,10 @@ ULID_DIGITS: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 PLAIN_DIGITS: Final = str.maketrans(ULID_DIGITS, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 """From the digits of a ULID, which has no letters that look like others, to those that `int` takes."""
+
+
+_away: Final[set[str]] = set()
+"""The origins of the APIs that were waited for in vain, and have taken no save since."""
 
 
 def encoded(value: Any) -> bytes:
@@ -186,7 +199,10 @@ class Checkpointer:
             self._on_lost(self._outcome)
 
     async def _save(self, body: bytes, *, steps: int) -> SaveOutcome:
-        for delay in (*RETRY_DELAYS, None):
+        origin = self._target.url.partition("/v1/")[0]
+        later = RESTART_DELAYS if steps and origin not in _away else ()
+        started = time.monotonic()
+        for delay in (*RETRY_DELAYS, *later, None):
             sent_at = time.time()
             status, reason = await self._post(body)
             if status == 401 and self._key + 1 < len(self._target.signing_keys):
@@ -194,6 +210,7 @@ class Checkpointer:
                 status, reason = await self._post(body)
             if status is not None and status < 300:
                 self._owned_at = sent_at
+                _away.discard(origin)
                 return SaveOutcome.SAVED
             gone = _says_gone(status, reason)
             if status == 409 or gone:
@@ -203,12 +220,15 @@ class Checkpointer:
                     "another worker owns it now" if status == 409 else "it has ended",
                 )
                 return SaveOutcome.OVER if gone else SaveOutcome.LOST
-            if delay is None or (status is not None and status < 500 and status not in PASSING):
+            passes = status is None or status >= 500 or status in PASSING
+            if delay is None or not passes or time.monotonic() - started > PATIENCE_SECONDS:
                 break
             await asyncio.sleep(delay)
         if not steps:  # `confirm` has asked
             logger.debug("run %s: nobody says whose it is (%s)", self._target.ids["run_id"], reason)
             return SaveOutcome.FAILED
+        if passes:
+            _away.add(origin)
         logger.warning(
             "run %s: could not save %d finished steps at %s (%s); they are answered in the standard way",
             self._target.ids["run_id"],

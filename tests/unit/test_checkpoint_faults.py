@@ -98,9 +98,16 @@ def assert_once(api: Api, engine: Engine, work: Work) -> None:
     assert len(engine.answered) == len(set(engine.answered))
 
 
+def tries(api: Api) -> list[int]:
+    """How often each save after the first was asked for."""
+    return [len(list(group)) for _, group in itertools.groupby(api.saves[1:])]
+
+
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+    monkeypatch.setattr(checkpoint, "RESTART_DELAYS", (0.01, 0.01, 0.01, 0.01))
+    monkeypatch.setattr(checkpoint, "_away", set())
 
 
 # Troubles that last --------------------------------------------------------------------------------------------
@@ -222,6 +229,41 @@ async def test_a_trouble_that_passes_costs_no_request(trouble: Trouble, place: i
         assert await engine.run(work) == "done"
         assert_once(api, engine, work)
         assert engine.answers == []
+
+
+@pytest.mark.parametrize("trouble", [raw(b""), answer(503), answer(429)], ids=["refused", "unavailable", "busy"])
+@pytest.mark.parametrize("place", [0, 1])
+async def test_an_api_that_restarts_is_waited_for(trouble: Trouble, place: int) -> None:
+    """The engine restarts with it: it has lost the request that is open, whose answer would arrive nowhere."""
+    async with Api(*[None] * place, *[trouble] * 6) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert engine.answers == []
+
+
+async def test_an_api_that_is_away_for_longer_is_waited_for_once() -> None:
+    async with Api(None, forever=answer(503)) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        first, *later = tries(api)
+        assert first == 7
+        assert set(later) == {3}
+
+
+async def test_an_api_that_has_stopped_to_answer_is_not_waited_for_that_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "PATIENCE_SECONDS", 0.3)
+
+    async def tired(_api: Api, _names: list[str], writer: asyncio.StreamWriter) -> bool:
+        monkeypatch.setattr(checkpoint, "TIMEOUT_SECONDS", 0.2)
+        writer.write(OK)
+        return True
+
+    async with Api(tired, forever=late(1.0)) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert tries(api)[0] <= 2
 
 
 @pytest.mark.parametrize("seed", range(12))

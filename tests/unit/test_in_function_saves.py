@@ -18,6 +18,7 @@ from inngest_agents._inngest_sdk import hash_step_id
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+    monkeypatch.setattr(checkpoint, "RESTART_DELAYS", (0.01, 0.01, 0.01, 0.01))
 
 
 class Work:

@@ -28,6 +28,7 @@ RETRIED = pytest.mark.parametrize("max_attempts", [None, 1], ids=["to be tried a
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "RETRY_DELAYS", (0.002, 0.005))
+    monkeypatch.setattr(checkpoint, "RESTART_DELAYS", (0.01, 0.01, 0.01, 0.01))
 
 
 def slept(monkeypatch: pytest.MonkeyPatch) -> Trouble:
