@@ -326,6 +326,10 @@ class EngineRequest:
         """Where finished steps can be saved, or the reason why they cannot."""
         if self.target is not None:
             return "the request is for one step of a parallel plan"
+        return self.api_target()
+
+    def api_target(self) -> CheckpointTarget | str:
+        """Where the engine can be told of this request, or asked, or the reason why it can't."""
         request = self._raw_request
         if request is None:
             return "the request is that of another thread (a sync function beside async ones in a Flask app)"
@@ -348,6 +352,11 @@ class EngineRequest:
             signing_keys=tuple(hash_signing_key(key) for key in keys),
             headers={key: value for key, value in headers.items() if key.lower() != "content-type"},
         )
+
+    @property
+    def request_id(self) -> str:
+        """The engine's id of this request, from its headers, so that no body has to be read; "" if they have none."""
+        return "" if self.is_connect else self._headers("x-request-id")["x-request-id"]
 
     @property
     def traceparent(self) -> str:
@@ -374,11 +383,11 @@ class EngineRequest:
             except (AttributeError, ValueError):
                 return {}
             return found if isinstance(found, dict) else {}
-        headers = getattr(request, "headers", None)
-        get = getattr(headers, "get", None)
-        if get is None:
-            return {}
-        return {name: str(get(name) or "") for name in ("traceparent", "tracestate")}
+        return self._headers("traceparent", "tracestate")
+
+    def _headers(self, *names: str) -> dict[str, str]:
+        get = getattr(getattr(self._raw_request, "headers", None), "get", None)
+        return {name: "" if get is None else str(get(name) or "") for name in names}
 
     @property
     def is_connect(self) -> bool:

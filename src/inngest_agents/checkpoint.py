@@ -55,6 +55,10 @@ FRESH_SECONDS: Final = 5.0
 """How old the engine's last word that the run is this request's may be where a step starts. Engines send a request that
 was cut anew after ten seconds and more."""
 
+ASK_SECONDS: Final = 2.0
+"""How long an answer to whose the run is, is waited for in a request that saves nothing: perhaps as no worker reaches
+the API."""
+
 MAX_OUTPUT: Final = 4 * 1024 * 1024
 """Bytes of one step's output that the server takes."""
 
@@ -152,7 +156,7 @@ class Checkpointer:
         A process that was suspended (or a machine) may find a request, or the answer to a save, that the engine has
         sent long before, and meanwhile another worker has gone on with the run, or ended it.
         """
-        return time.time() - self._owned_at > FRESH_SECONDS
+        return is_old(self._owned_at)
 
     async def flush_and_own(self) -> SaveOutcome:
         """`flush`, and then make sure that the run is still this request's: for what must not happen twice."""
@@ -161,16 +165,19 @@ class Checkpointer:
             await self.confirm()
         return self._outcome
 
-    async def confirm(self) -> None:
+    async def confirm(self, patience: float | None = None) -> None:
         """Ask whether the run still belongs to this request, by a save without steps; if not, `on_lost` is called.
 
         If nobody answers, nothing is known, and `outcome` stays what it was.
+
+        Args:
+            patience: seconds after which an answer is waited for no more; one that comes later is heeded all the same.
         """
         if self._outcome is not SaveOutcome.SAVED:
             return
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_task(self._ask())
-        await asyncio.wait((self._asking,))
+        await asyncio.wait((self._asking,), timeout=patience)
 
     async def _ask(self) -> None:
         try:
@@ -255,6 +262,11 @@ def made_at(request_id: object) -> float:
     if not isinstance(request_id, str) or re.fullmatch(f"[{ULID_DIGITS}]{{26}}", request_id) is None:
         return math.inf
     return int(request_id[:10].translate(PLAIN_DIGITS), 32) / 1000
+
+
+def is_old(told_at: float) -> bool:
+    """Whether the engine's word that the run is a request's, given then, may be true no more."""
+    return time.time() - told_at > FRESH_SECONDS
 
 
 def _says_gone(status: int | None, reason: str) -> bool:

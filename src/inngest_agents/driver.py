@@ -26,7 +26,7 @@ from typing import Any, Final, TypeVar
 
 from inngest_agents import _inngest_sdk as sdk
 from inngest_agents.asked import Asked, Loop, Shared, end_task, free_frames
-from inngest_agents.checkpoint import Checkpointer, SaveOutcome
+from inngest_agents.checkpoint import Checkpointer, SaveOutcome, is_old, made_at
 from inngest_agents.errors import non_retriable
 from inngest_agents.execution import StepRunner
 from inngest_agents.request_end import RequestEnd
@@ -80,6 +80,7 @@ class Driver:
             engine, self._end, self._steps, self._asked, self._loops, self.shared, is_in_group=self.plan_only
         )
         self._end.saver = self._make_saver() if checkpoint else None
+        self._end.asker = self._make_asker() if self._end.saver is None else None
         if engine.is_join and not self.shared.is_answered:
             self.shared.is_answered = True
             self._end.at_once(sdk.ResponseInterrupt(sdk.joined(engine.target)))
@@ -120,6 +121,13 @@ class Driver:
             logger.debug("run %s: no checkpointing: %s", self.engine.run_id, target)
             return None
         return Checkpointer(target, on_lost=self._end.lost)
+
+    def _make_asker(self) -> Checkpointer | None:
+        """What asks whose the run is, for a request that saves nothing; mostly it is a new one, and needs none."""
+        if not is_old(made_at(self.engine.request_id)):
+            return None
+        target = self.engine.api_target()
+        return None if isinstance(target, str) else Checkpointer(target, on_lost=self._end.lost)
 
     def unique_name(self, name: str) -> str:
         """The name of a run for its step ids: "triage", and for later runs of that name "triage:1", "triage:2"."""

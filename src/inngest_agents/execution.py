@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import inngest
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.checkpoint import MAX_OUTPUT, SaveOutcome, encoded, output_size
+from inngest_agents.checkpoint import ASK_SECONDS, MAX_OUTPUT, SaveOutcome, encoded, output_size
 from inngest_agents.errors import OutputTooLargeError, UnsupportedError, message_of, qualified_name
 from inngest_agents.process_end import is_of_exit
 from inngest_agents.scope import inside_step
@@ -107,6 +107,8 @@ class StepRunner:
             if outcome is not SaveOutcome.SAVED:
                 self._end.answer()
                 return
+        elif self._end.asker is not None:
+            await self._end.asker.confirm(ASK_SECONDS)
         if self._end.is_over:
             return  # this step is asked for again in the next request
         await self._engine.before_execution()

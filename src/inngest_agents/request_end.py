@@ -36,6 +36,8 @@ class RequestEnd:
         """What is raised in the user's frame, once it is known."""
         self.saver: Checkpointer | None = None
         """Saves finished steps while the request is open; None without checkpointing."""
+        self.asker: Checkpointer | None = None
+        """Asks whose the run is, where nothing is saved and the request is old."""
         self.run_is_over = False
         """Whether the run itself has ended, so that no later request will go on with it."""
         self.running: set[Asked] = set()

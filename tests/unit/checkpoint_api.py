@@ -159,7 +159,8 @@ class Engine:
             target=target,
         )
         body = {"ctx": {"fn_id": "fn", "qi_id": "job", "request_id": self.request_id, "generation_id": 1}}
-        step._middleware._raw_request = types.SimpleNamespace(_body=json.dumps(body).encode())
+        headers = {"x-request-id": self.request_id}
+        step._middleware._raw_request = types.SimpleNamespace(_body=json.dumps(body).encode(), headers=headers)
         return step
 
     def _take(self, interrupt: ResponseInterrupt, target: str | None) -> None:

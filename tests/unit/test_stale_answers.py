@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from agents import Agent, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
-from checkpoint_api import Api, Engine, Trouble, answer, raw
+from checkpoint_api import Api, Engine, Trouble, answer, late, raw
 
-from inngest_agents import DurableOptions, DurableRunner, checkpoint, tool_options
+from inngest_agents import DurableOptions, DurableRunner, checkpoint, driver, durable, set_step, tool_options
 from inngest_agents._inngest_sdk import CheckpointTarget
 from inngest_agents.checkpoint import Checkpointer, SaveOutcome, made_at
 from inngest_agents.local.protocol import new_ulid
@@ -57,9 +57,9 @@ class Breaking:
         self.model = ScriptedModel([[function_call("work", {}, call_id="c")], [assistant_message("done")]])
         self.agent = Agent(name="w", model=self.model, tools=[tool_options(work, max_attempts=max_attempts)])
 
-    async def __call__(self, step: Any) -> str:
+    async def __call__(self, step: Any, **options: Any) -> str:
         result = await DurableRunner.run(
-            self.agent, "go", step=step, run_config=QUIET, options=DurableOptions(stats_step=False)
+            self.agent, "go", step=step, run_config=QUIET, options=DurableOptions(stats_step=False, **options)
         )
         return str(result.final_output)
 
@@ -208,3 +208,59 @@ def test_a_request_id_that_is_no_ulid_tells_no_time(request_id: object) -> None:
 
 def test_a_ulid_tells_when_it_was_made() -> None:
     assert made_at("01ARZ3NDEKTSV4RRFFQ69G5FAV") == 1469922850.259
+
+
+# Without checkpointing -----------------------------------------------------------------------------------------
+
+
+async def test_nothing_starts_in_an_old_request_of_a_lost_run_without_checkpointing_either() -> None:
+    async with Api(answer(409)) as api:
+        engine, work = Engine(api), Breaking(None)
+        engine.request_id = made(seconds_ago=60)
+        assert await engine.run(lambda step: work(step, checkpoint=False)) is None
+        assert work.model.remaining_steps == 2
+        assert engine.answers == [[("None", "")]]
+        assert api.saves == [[]]
+
+
+async def test_a_planned_step_does_not_start_in_an_old_request_of_a_lost_run() -> None:
+    calls: list[str] = []
+
+    async def work(name: str) -> str:
+        calls.append(name)
+        return name
+
+    async with Api(answer(409)) as api:
+        engine = Engine(api)
+
+        async def both(step: Any) -> Any:
+            set_step(step)
+            driver.Driver.for_step(step, checkpoint=False, max_runtime=None)
+            engine.request_id = made(seconds_ago=60)
+            return await asyncio.gather(durable("a", work, "a"), durable("b", work, "b"))
+
+        assert await engine.run(both) is None
+        assert calls == []
+        assert engine.answers == [[("StepPlanned", "a"), ("StepPlanned", "b")], [("None", "")]]
+
+
+@pytest.mark.parametrize("seconds_ago", [0, 60], ids=["new", "old"])
+async def test_a_run_without_checkpointing_asks_only_where_a_request_is_old(seconds_ago: float) -> None:
+    async with Api() as api:
+        engine, work = Engine(api), Breaking(None)
+        work.calls = 1
+        engine.request_id = made(seconds_ago)
+        assert await engine.run(lambda step: work(step, checkpoint=False)) == "done"
+        assert api.saves == [[]] * (3 if seconds_ago else 0)
+
+
+async def test_an_api_that_cannot_be_reached_holds_up_no_run_that_saves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("inngest_agents.execution.ASK_SECONDS", 0.02)
+    async with Api(forever=late(5.0)) as api:
+        engine, work = Engine(api), Breaking(None)
+        work.calls = 1
+        engine.request_id = made(seconds_ago=60)
+        async with asyncio.timeout(5):
+            assert await engine.run(lambda step: work(step, checkpoint=False)) == "done"
