@@ -219,6 +219,8 @@ class StepRunner:
 
     def _failed(self, asked: Asked, error: BaseException, attempt: _Attempt, *answers: sdk.StepResponse) -> None:
         request = asked.request
+        if asked.is_withdrawn and asked.loop is not None and asked.loop.knows_end:
+            return  # what it raised as it was cancelled for the failure that its loop ends with: no replay may find it
         is_last = self._is_last(request, error, attempt)
         if not is_last and self._end.retry is None and (delay := _retry_after(request, error)) is not None:
             self._end.retry = inngest.RetryAfterError(

@@ -12,6 +12,7 @@ from agents import (
     GuardrailFunctionOutput,
     RunConfig,
     RunHooks,
+    Runner,
     SQLiteSession,
     UserError,
     function_tool,
@@ -67,6 +68,36 @@ async def test_a_tool_that_fails_for_good_cancels_the_one_beside_it(streamed: bo
         with pytest.raises(UserError, match="no more paper"):
             await engine.run(lambda step: pair.run(step, streamed=streamed))
     assert pair.done == ["begun", "failed", "cancelled"]
+    assert engine.answered == ["p/1.2 fail"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_what_a_tool_raises_as_it_is_cancelled_does_not_take_the_place_of_the_failure(streamed: bool) -> None:
+    begun = asyncio.Event()
+
+    @function_tool(failure_error_function=None)
+    async def endless() -> str:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("no rollback") from None
+        return "never"
+
+    @function_tool(failure_error_function=None)
+    async def fail() -> str:
+        await begun.wait()
+        raise ValueError("no more paper")
+
+    pair = Pair()
+    pair.agent.tools = [endless, fail]
+    with pytest.raises(UserError, match="no more paper"):
+        await Runner.run(pair.agent, "go", run_config=QUIET)
+    pair.agent.model = Pair().agent.model
+    async with Api() as api:
+        engine = Engine(api, max_attempts=1)
+        with pytest.raises(UserError, match="no more paper"):
+            await engine.run(lambda step: pair.run(step, streamed=streamed))
     assert engine.answered == ["p/1.2 fail"]
 
 
