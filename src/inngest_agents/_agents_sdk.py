@@ -179,7 +179,8 @@ def handles_failures(function_tool: agents.FunctionTool) -> bool:
 
 def uses_default_failure_text(function_tool: agents.FunctionTool) -> bool:
     """Whether the text for a failure is the SDK's own, so that no code of the user runs for it."""
-    return bool(getattr(function_tool, "_use_default_failure_error_function", False))
+    # `Agent.as_tool` and MCP servers name it as if the user had.
+    return _failure_function(function_tool, None) is agents.default_tool_error_function
 
 
 def has_failure_function(function_tool: agents.FunctionTool, context: Any) -> bool:

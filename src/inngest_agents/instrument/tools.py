@@ -257,7 +257,9 @@ async def _failure_text(
         text = await sdk.failure_text(function_tool=function_tool, context=context, error=error)
         return text, sdk.consume_default_failure(context)
 
-    if sdk.uses_default_failure_text(function_tool) and formatter is None:
+    step_label = f"{label} error text"
+    # Of an agent as a tool, it was a step in the first versions: one that is remembered must be asked for.
+    if sdk.uses_default_failure_text(function_tool) and formatter is None and not journal.is_done(step_label):
         text, was_default = await make()
         # The SDK's text only says to try again, which would end the same.
         return (f"{text} {error}" if isinstance(error, OutputTooLargeError) else text), was_default
@@ -268,9 +270,7 @@ async def _failure_text(
     async def call(_: StepScope) -> Any:
         return list(await make())
 
-    text, was_default = await run_step(
-        journal, f"{label} error text", "other", call, name=function_tool.name, context=context
-    )
+    text, was_default = await run_step(journal, step_label, "other", call, name=function_tool.name, context=context)
     return text, was_default
 
 
@@ -283,14 +283,16 @@ async def _cancellation_text(
     The user's own function for it is a step, as for any other failure.
     """
     journal = current_journal()
-    is_users = sdk.has_failure_function(function_tool, context) and not sdk.uses_default_failure_text(function_tool)
-    if journal is None or not is_users or not isinstance(error, asyncio.CancelledError):
+    has_function = sdk.has_failure_function(function_tool, context)
+    if journal is None or not has_function or not isinstance(error, asyncio.CancelledError):
+        return await original(function_tool=function_tool, context=context, error=error)
+    label = f"{tool_label(function_tool.name, context.tool_call_id)} error text"
+    if sdk.uses_default_failure_text(function_tool) and not journal.is_done(label):  # see `_failure_text`
         return await original(function_tool=function_tool, context=context, error=error)
 
     async def call(_: StepScope) -> Any:
         return await original(function_tool=function_tool, context=context, error=error)
 
-    label = f"{tool_label(function_tool.name, context.tool_call_id)} error text"
     return await run_step(journal, label, "other", call, name=function_tool.name, context=context)
 
 

@@ -12,6 +12,7 @@ from agents import (
     ModelBehaviorError,
     RunConfig,
     Runner,
+    ToolCallOutputItem,
     ToolsToFinalOutputResult,
     UserError,
     function_tool,
@@ -444,6 +445,34 @@ async def test_the_failure_text_of_an_agent_tool_is_made_once() -> None:
     )
     assert calls == ["MaxTurnsExceeded"] * 2
     assert "1.1 ask error text" in result.steps
+
+
+def failing_agent_tool(**kwargs: Any) -> Agent[Any]:
+    inner: Agent[Any] = Agent(name="inner", model=ScriptedModel(two_turns_of_tools()), tools=[add])
+    model = ScriptedModel([[function_call("ask", {"input": "one"}, call_id="c1")], [assistant_message("done")]])
+    return Agent(name="outer", model=model, tools=[inner.as_tool("ask", "asks", max_turns=1, **kwargs)])
+
+
+async def test_the_default_failure_text_of_an_agent_tool_takes_no_step() -> None:
+    def build(model: ScriptedModel) -> Agent[Any]:
+        agent = failing_agent_tool()
+        agent.model = model
+        return agent
+
+    result = await both(
+        build, lambda: [[function_call("ask", {"input": "one"}, call_id="c1")], [assistant_message("done")]]
+    )
+    assert not [step for step in result.steps if "error text" in step]
+
+
+async def test_one_that_an_earlier_version_has_stored_is_taken_from_there() -> None:
+    before = failing_agent_tool(failure_error_function=lambda context, error: "as it was stored")
+    begun = await replayed(lambda step: DurableRunner.run(before, "hi", step=step))
+    assert "outer/1.1 ask error text" in begun.steps
+    agent = failing_agent_tool()
+    run = await replayed(lambda step: DurableRunner.run(agent, "hi", step=step), memos=begun.memos)
+    outputs = [item.output for item in run.result.new_items if isinstance(item, ToolCallOutputItem)]
+    assert outputs == ["as it was stored"]
 
 
 async def test_a_tool_without_a_failure_function_takes_no_step_for_one() -> None:
