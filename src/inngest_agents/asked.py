@@ -24,6 +24,8 @@ class Loop:
     driven: bool = True
     """Whether the user's own frame waits for this loop, so that the end of the request can be raised there. A streamed
     run that nobody consumes starts no steps."""
+    parked: list[asyncio.Future[None]] = dataclasses.field(default_factory=list)
+    """Those who have found their step's memo and wait until the loop is driven."""
     is_cancelled: bool = False
     """Whether it was told to stop: it gets no more answers."""
     knows_end: bool = False

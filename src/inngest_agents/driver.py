@@ -180,6 +180,10 @@ class Driver:
     def resume(self, loop: Loop) -> None:
         """Someone waits for a streamed run: its steps may start."""
         loop.driven = True
+        while loop.parked:
+            parked = loop.parked.pop()
+            if not parked.done():  # the one who waits may be cancelled
+                parked.set_result(None)
         for asked in [asked for asked in self._asked.values() if asked.loop is loop and asked.is_waiting]:
             self._scheduler.begin(asked)
 
@@ -331,6 +335,21 @@ class Driver:
             raise rebuild(memo.error)
         value: dict[str, Any] = memo.value
         return value
+
+    async def until_driven(self, step_id: str) -> None:
+        """Wait until somebody consumes the loop around the caller: memos are given no sooner than new steps.
+
+        A replay would be turns ahead of its consumer, and one that cancels the run after a turn would end it elsewhere.
+        """
+        loop = _loop.get()
+        while loop is not None and not loop.driven:
+            warning = self._end.loop.call_later(UNDRIVEN_WARNING_SECONDS, _warn_undriven, step_id)
+            parked = self._end.loop.create_future()
+            loop.parked.append(parked)
+            try:
+                await parked
+            finally:
+                warning.cancel()
 
     async def let_others_ask(self) -> None:
         """See `Scheduler.let_others_ask`."""

@@ -161,6 +161,7 @@ class Journal:
         if memo is not None:
             self._is_placed = True
             _check_version(memo)
+            await self.driver.until_driven(request.step_id)
             if spans is not None:
                 spans.before_step(is_new=False)
                 spans.restore_times(memo)

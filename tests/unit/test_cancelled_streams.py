@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import Api, Engine
 
 from inngest_agents import DurableOptions, DurableRunner
+from inngest_agents.testing import replayed
 
 QUIET = RunConfig(tracing_disabled=True)
 
@@ -59,6 +61,40 @@ async def test_a_run_that_is_cancelled_at_a_handoff_keeps_the_turns_before_it(du
         await consume(Runner.run_streamed(desk(), "go", session=session, run_config=QUIET))
     turn = ["function_call", "function_call_output"]
     assert kinds(await session.get_items()) == ["user", *turn, *turn]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+async def test_a_replay_is_not_ahead_of_its_consumer_who_ends_the_run_after_a_turn(place: int) -> None:
+    agent = desk()
+
+    async def handler(step: Any) -> int:
+        result = DurableRunner.run_streamed(agent, "go", step=step, run_config=QUIET)
+        await asyncio.sleep(0.02)  # as for a message to the user's client
+        seen = 0
+        async for _ in result.stream_events():
+            if seen == place:
+                result.cancel("after_turn")
+            seen += 1
+        return len(result.raw_responses)
+
+    run = await replayed(handler)
+    assert run.result == 1
+    assert run.steps == ["desk/1 model desk", "desk/1.1 look"]
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_run_with_a_session_that_is_cancelled_at_its_first_event_makes_no_turn(durable: bool) -> None:
+    session, agent = SQLiteSession("first"), desk()
+
+    async def handler(step: Any) -> int:
+        runner: Any = functools.partial(DurableRunner.run_streamed, step=step) if durable else Runner.run_streamed
+        result = runner(agent, "go", session=session, run_config=QUIET)
+        async for _ in result.stream_events():
+            result.cancel("after_turn")
+        return len(result.raw_responses)
+
+    assert (await replayed(handler)).result == 0
+    assert not await session.get_items()
 
 
 class SlowSession(SQLiteSession):
