@@ -180,10 +180,10 @@ class Driver:
     def resume(self, loop: Loop) -> None:
         """Someone waits for a streamed run: its steps may start."""
         loop.driven = True
-        while loop.parked:
-            parked = loop.parked.pop()
-            if not parked.done():  # the one who waits may be cancelled
-                parked.set_result(None)
+        parked, loop.parked = loop.parked, []
+        for waiting in parked:
+            if not waiting.done():  # the one who waits may be cancelled
+                waiting.set_result(None)
         for asked in [asked for asked in self._asked.values() if asked.loop is loop and asked.is_waiting]:
             self._scheduler.begin(asked)
 
