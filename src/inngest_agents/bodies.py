@@ -49,6 +49,11 @@ class Bodies:
         self._under_way: set[_Body] = set()
 
     @property
+    def are_under_way(self) -> bool:
+        """Whether there is one that has begun and has not ended."""
+        return bool(self._under_way)
+
+    @property
     def are_busy(self) -> bool:
         """Whether one of them does something, and does not only wait for a step of the journal."""
         return any(not body.asking for body in self._under_way)

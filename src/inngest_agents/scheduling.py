@@ -123,6 +123,10 @@ class Scheduler:
         waiting = self._waiting()
         if self._end.is_near or not waiting:
             return
+        if self._end.saver is None and self._end.bodies.are_under_way:
+            # What is planned with a tool that fails is waited for until that has had its last attempt, and a tool that
+            # has asked somebody would not wait for the answer until then.
+            waiting = _leading(waiting) or waiting
         if self._end.saver is not None:
             self.is_replaying = False
             for asked in waiting:
@@ -151,7 +155,7 @@ class Scheduler:
         saver = self._end.saver
         can_start = saver is None or saver.outcome is SaveOutcome.SAVED
         if can_start and self._end.only_waits and not self._end.running and not self._is_in_group:
-            first = [asked for asked in self._waiting() if asked.request.about["kind"] in LEADING_KINDS]
+            first = _leading(self._waiting())
             if first and self._engine.disable_immediate_execution:
                 return self._planned([asked.request for asked in first]), True
             for asked in first if saver is not None else first[:1]:
@@ -299,6 +303,10 @@ class _Quiet:
             self._next()
         else:
             self.reached.set_result(None)
+
+
+def _leading(waiting: list[Asked]) -> list[Asked]:
+    return [asked for asked in waiting if asked.request.about["kind"] in LEADING_KINDS]
 
 
 def _planned(request: StepRequest) -> sdk.StepResponse:

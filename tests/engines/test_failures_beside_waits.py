@@ -234,3 +234,45 @@ def test_nor_does_it_after_a_plan(engine: EngineUnderTest) -> None:
         engine.send_event("answered", {"name": name})
     assert engine.wait(run_id).output == ["first 1first 2", "second 1second 2", "look up", "look on"]
     assert done == {"look up": 1, "look on": 1, "durable": 1, "run": 1}
+
+
+@pytest.mark.parametrize(("checkpoint", "in_group"), [(True, False), (False, False), (True, True)])
+def test_a_tool_waits_while_the_one_beside_it_is_to_be_tried_later(
+    engine: EngineUnderTest, checkpoint: bool, in_group: bool
+) -> None:
+    done: Counter[str] = Counter()
+
+    async def ask() -> None:
+        done["ask"] += 1
+
+    @function_tool
+    async def ask_boss() -> str:
+        await durable("ask", ask)
+        timeout = datetime.timedelta(seconds=10)
+        answer = await get_step().wait_for_event("answer", event="answered", timeout=timeout)
+        return "nobody answered" if answer is None else str(answer.data["x"])
+
+    @function_tool
+    async def busy() -> str:
+        done["busy"] += 1
+        if done["busy"] < 3:
+            raise inngest.RetryAfterError("busy", retry_after=datetime.timedelta(seconds=3))
+        return "free"
+
+    agent = agent_that_calls(tool_options(ask_boss, in_step=False), busy)
+
+    @engine.client.create_function(fn_id="fn", trigger=inngest.TriggerEvent(event="go"), retries=2)
+    async def fn(ctx: inngest.Context) -> Any:
+        async def run() -> list[str]:
+            options = DurableOptions(checkpoint=checkpoint)
+            return outputs_of(await DurableRunner.run(agent, "go", step=ctx.step, options=options))
+
+        return (await ctx.group.parallel((run,)))[0] if in_group else await run()
+
+    engine.serve([fn])
+    run_id = engine.send("go")
+    wait_until(lambda: done["ask"])
+    time.sleep(1)
+    engine.send_event("answered", {"x": 5})
+    assert engine.wait(run_id).output == ["5", "free"]
+    assert done == {"ask": 1, "busy": 3}
