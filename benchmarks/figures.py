@@ -100,6 +100,18 @@ def overhead(pairs: Sequence[Pair], workload: Workload) -> Spread:
     return Spread.of((pair.durable.span - pair.plain.span) / (workload.steps - 1) for pair in pairs)
 
 
+def overhead_like_for_like(row: Row, workload: Workload) -> Spread | None:
+    """The same beside plain runs that keep the identities of function calls, as durable ones do."""
+    found = [entry for entry in row.extras.get("kept", []) if entry["workload"] == workload.name]
+    return Spread.of((e["durable"] - e["plain"]) / (workload.steps - 1) for e in found) if found else None
+
+
+def starts(row: Row, mode: str) -> Spread | None:
+    """The seconds before the first model call of an Inngest function that runs `durable`, or the `plain` Runner."""
+    found = [entry["start"] for entry in row.extras.get("start", []) if entry["mode"] == mode]
+    return Spread.of(found) if found else None
+
+
 def slope(row: Row, short: Workload = SHORT, long: Workload = LONG) -> float | None:
     """Seconds per step, from the walls of two run lengths: what a run costs once does not count.
 

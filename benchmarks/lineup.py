@@ -73,7 +73,7 @@ class Entry:
 
 PLAIN = Entry("Runner (plain)", "benchmarks.rows.plain", memory_rounds=10)
 OURS = (
-    Entry("DurableRunner, embedded engine", "benchmarks.rows.durable", "embedded", memory_rounds=10),
+    Entry("DurableRunner, embedded engine", "benchmarks.rows.durable", "embedded", memory_rounds=10, extras=True),
     Entry("DurableRunner, embedded engine, fsync", "benchmarks.rows.durable", "embedded-fsync"),
     Entry(
         "DurableRunner, embedded engine, standard",
@@ -88,6 +88,7 @@ OURS = (
         "server",
         server=inngest,
         memory_rounds=4,  # one to two minutes each
+        extras=True,
     ),
     Entry(
         "DurableRunner, Inngest dev server, standard",

@@ -69,7 +69,7 @@ class Plan:
     memory_rounds: int = 0
     memory_runs: int = 1000
     extras: bool = False
-    """Whether to measure what only some rows can: replay, CPU per request."""
+    """Whether to measure what only some rows can: replays, starts, steps beside a plain run with the same saving."""
     budget_s: float = 600.0
     """Past it, no further repeat is started."""
 
@@ -161,7 +161,7 @@ async def measure(contender: Contender, plan: Plan) -> None:
             await contender.run(prompt)
             await _state(contender, workload, prompt)
         if plan.extras:
-            await contender.extras()  # type: ignore[attr-defined]  # only rows that the line-up asks for have it
+            await contender.extras(plan)  # type: ignore[attr-defined]  # only rows that the line-up asks for have it
         for number in range(plan.memory_rounds):
             await _memory(contender, number, plan.memory_runs)
     finally:

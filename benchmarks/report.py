@@ -52,6 +52,7 @@ def tables(rows: Sequence[Row], machine: str) -> list[Table]:
     found = [
         _steps(measured),
         _summary(measured),
+        _like_for_like(measured),
         _walls(measured),
         _replays(measured),
         _state(measured),
@@ -117,6 +118,28 @@ def _summary(rows: Sequence[Row]) -> Table:
         "last model call to the result. real: "
         f"{REALISTIC.turns} turns, model {REALISTIC.model_ms} ms, {REALISTIC.tools} parallel tools of "
         f"{REALISTIC.tool_ms} ms.",
+    )
+
+
+def _like_for_like(rows: Sequence[Row]) -> Table:
+    """What is left of overhead and start beside what has the same saving, and the same wait."""
+    cells = []
+    for row in rows:
+        overheads = [figures.overhead_like_for_like(row, w) for w in LENGTHS]
+        starts = [figures.starts(row, mode) for mode in ("durable", "plain")]
+        if any((*overheads, *starts)):
+            cells.append((row.name, *map(_spread, overheads), *(_spread(start, digits=0) for start in starts)))
+    return Table(
+        "Like for like: overhead per step, and start, ms: median (range)",
+        (
+            "durable runner",
+            *(f"({w.turns},{w.tools})" for w in LENGTHS),
+            "start",
+            "start of a function with the plain Runner",
+        ),
+        cells,
+        "The steps beside a plain Runner that keeps the identities of function calls, as a durable run does; the start "
+        "beside that of another Inngest function of the same app, in turns.",
     )
 
 

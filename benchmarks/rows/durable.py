@@ -23,7 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks import measure, workloads
-from benchmarks.rows import replays
+from benchmarks.rows import like_for_like, replays
 from benchmarks.servers import free_ports, start_process, stop_process
 from inngest_agents import DurableOptions, DurableRunner
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from inngest_agents.local import LocalEngine
 
 EVENT = "bench/run"
+PLAIN_EVENT = "bench/run-plain"
 SERVER = "INNGEST_CLI"
 """The environment variable with the path of the dev server."""
 LIMIT = 1200.0
@@ -70,21 +71,26 @@ class Functions:
             # One for each run, as in the plain row: the SDK compares all runs under way that share an agent each turn.
             agent = workloads.agent_for(prompt)
             result = await DurableRunner.run(agent, prompt, step=ctx.step, options=options, **workloads.run_options())
-            ended = self.ended.pop(prompt, None)
-            if ended is not None and not ended.done():
-                ended.set_result(Returned(ctx.run_id, str(result.final_output)))
-            return str(result.final_output)
+            return self._returns(ctx, prompt, str(result.final_output))
 
-        @self.client.create_function(fn_id="run-plain", trigger=inngest.TriggerEvent(event=f"{EVENT}-plain"))
+        @self.client.create_function(fn_id="run-plain", trigger=inngest.TriggerEvent(event=PLAIN_EVENT))
         async def run_plain(ctx: inngest.Context) -> str:
-            """A plain pass as a request: what a replay is compared with, and nobody sends its event."""
+            """A plain pass as a request: what a replay is compared with, and the start of a durable run."""
+            prompt, output = str(ctx.event.data["prompt"]), "cut"
             with contextlib.suppress(workloads.Cut):
-                return await measure.plain(str(ctx.event.data["prompt"]))
-            return "cut"
+                output = await measure.plain(prompt)
+            return self._returns(ctx, prompt, output)
 
         app = FastAPI()
         inngest.fast_api.serve(app, self.client, [run_agent, run_plain])
         self.recorder = replays.Recorder(app)
+
+    def _returns(self, ctx: inngest.Context, prompt: str, output: str) -> str:
+        """Tell whoever waits for it what the function returns."""
+        ended = self.ended.pop(prompt, None)
+        if ended is not None and not ended.done():
+            ended.set_result(Returned(ctx.run_id, output))
+        return output
 
     def ended_as(self, prompt: str) -> asyncio.Future[Returned]:
         """What the run of this prompt returned, as soon as it did."""
@@ -145,6 +151,10 @@ class Embedded:
     async def one_of_many(self, prompt: str) -> str:
         """The same."""
         return await self.run(prompt)
+
+    async def extras(self, plan: Plan) -> None:
+        """Measure the steps beside a plain `Runner` that saves what durable runs save."""
+        await like_for_like.steps(self.run, plan)
 
     async def stop(self) -> None:
         """Stop both."""
@@ -208,7 +218,14 @@ class DevServer:
 
     async def run(self, prompt: str) -> str:
         """Send the event and wait for the run that it starts."""
-        returned = await self._returned(prompt)
+        return await self._run(prompt, EVENT)
+
+    async def run_plain(self, prompt: str) -> str:
+        """The same with the function that runs the plain `Runner`."""
+        return await self._run(prompt, PLAIN_EVENT)
+
+    async def _run(self, prompt: str, event: str) -> str:
+        returned = await self._returned(prompt, event)
         await self._completed(returned.run_id)
         return returned.output
 
@@ -216,10 +233,10 @@ class DevServer:
         """The same without asking for the run's end: what a thousand ask for is most of what the server then does."""
         return (await self._returned(prompt)).output
 
-    async def _returned(self, prompt: str) -> Returned:
+    async def _returned(self, prompt: str, event: str = EVENT) -> Returned:
         """Send the event and wait until the function that it starts has returned."""
         ended = self.functions.ended_as(prompt)
-        message = {"id": uuid.uuid4().hex, "name": EVENT, "data": {"prompt": prompt}}
+        message = {"id": uuid.uuid4().hex, "name": event, "data": {"prompt": prompt}}
         answer = await self.http.post("/e/bench", json=message)
         answer.raise_for_status()
         return await asyncio.wait_for(ended, LIMIT)
@@ -252,6 +269,11 @@ class DevServer:
         run = (answer.json().get("data") or {}) if answer.is_success else {}
         return str(run.get("status", "")).upper()
 
+    async def extras(self, plan: Plan) -> None:
+        """Measure the start beside another function's, and the steps as on the embedded engine."""
+        await like_for_like.starts(self.run, self.run_plain)
+        await like_for_like.steps(self.run, plan)
+
     async def stop(self) -> None:
         """Stop the server and the worker."""
         stop_process(self.process)
@@ -277,7 +299,7 @@ class EmbeddedStandard(Embedded):
         super().__init__(checkpoint=False)
         self.name += ", standard"
 
-    async def extras(self) -> None:
+    async def extras(self, plan: Plan) -> None:
         """Measure replays."""
         for workload in (workloads.Workload(10, 1), workloads.Workload(50, 1)):
             await replays.compare(self.run, self.functions.recorder, workload, durable="run-agent", plain="run-plain")

@@ -16,7 +16,7 @@ from agents import Runner
 from benchmarks import environments, figures, ledger, lineup, measure, report, workloads
 from benchmarks.figures import Pair, Row, Spread
 from benchmarks.measure import Plan, Sample
-from benchmarks.rows import replays
+from benchmarks.rows import like_for_like, replays
 from benchmarks.rows.durable import EmbeddedStandard
 from benchmarks.rows.plain import Plain
 from benchmarks.workloads import INSTANT, REALISTIC, Workload
@@ -211,6 +211,35 @@ def test_further_steps_leave_out_what_a_run_costs_once() -> None:
     assert figures.further_steps(Row("x")) == []
 
 
+async def test_a_plain_run_keeps_the_identities_of_its_calls_where_it_is_to(book: Path) -> None:
+    with like_for_like.identities_kept() as kept:
+        await measure.plain(Workload(3, 1).prompt("a"))
+    found = len(kept.identities)
+    await measure.plain(Workload(3, 1).prompt("b"))
+
+    assert found >= 3
+    assert len(kept.identities) == found
+
+
+async def test_runs_are_compared_with_plain_ones_that_keep_the_same(
+    book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan([Workload(10, 1), Workload(10, 3), Workload(10, 1, model_ms=1)], repeats=2)
+
+    await like_for_like.steps(measure.plain, plan)
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["kind"], line["workload"]) for line in lines] == 2 * [("kept", "10x1")]
+    assert all(line["plain"] > 0 and line["durable"] > 0 for line in lines)
+
+
+async def test_two_functions_are_started_in_turns(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    await like_for_like.starts(measure.plain, measure.plain)
+
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["mode"] for line in lines] == like_for_like.STARTS * ["plain", "durable"]
+
+
 def test_latencies_are_those_of_the_instant_workloads() -> None:
     row = Row("x", pairs={"10x1": pairs_of(Workload(10, 1), 0.0, start=0.1)})
     row.pairs[REALISTIC.name] = pairs_of(REALISTIC, 0.0, start=9.0)
@@ -278,6 +307,9 @@ def test_what_only_some_rows_tell_gets_tables_too() -> None:
             "cpu_ratio": 1.5,
             "cpu_ratio_served": 1.25,
         },
+        {"kind": "kept", "workload": "10x1", "plain": 0.1, "durable": 0.14},
+        {"kind": "start", "mode": "plain", "repeat": 0, "start": 0.2},
+        {"kind": "start", "mode": "durable", "repeat": 0, "start": 0.21},
     ]
 
     text = "\n".join(table.markdown() for table in report.tables([figures.collect("x", lines)], ""))
@@ -285,6 +317,7 @@ def test_what_only_some_rows_tell_gets_tables_too() -> None:
     assert "| x | - | 20 | - | - | 0.80, 2.02 | - |" in text
     assert "| x | 50x1 | 101 | 1.12 | 1.06 | 102 | 250.0 | 1.50 | 1.25 |" in text
     assert "| x | 7 | 42 | 42 | 42 | 43 | 1.5 |" in text
+    assert "| x | 2.00 | - | - | - | 210 | 200 |" in text
 
 
 def test_the_peers_have_environments_of_their_own() -> None:
