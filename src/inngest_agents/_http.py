@@ -8,10 +8,14 @@ the parser that uvicorn uses, on an asyncio protocol, with only what saves need:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import email.utils
 import functools
+import math
 import ssl
 import threading
+import time
 import urllib.parse
 from typing import Final, NamedTuple, cast
 
@@ -33,9 +37,13 @@ class _Origin(NamedTuple):
     port: int
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
+    """What came back."""
+
     status: int
     body: bytes
+    retry_after: float | None = None
+    """Seconds after which the other side asks to be asked again."""
 
 
 class _Connection(asyncio.Protocol):
@@ -44,16 +52,17 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[_Answer] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
         """The answer that is waited for; None between requests."""
         self._status = 0
         """The status of the answer under way; 0 as long as its headers are not there."""
         self._received: list[bytes] = []
+        self._retry_after: float | None = None
         self._is_delimited = False
         """Whether the answer says where it ends; otherwise it ends with the connection."""
         self._is_idle = True
 
-    async def post(self, head: bytes, body: bytes) -> _Answer:
+    async def post(self, head: bytes, body: bytes) -> Answer:
         """Send a request and wait for the answer; cancelled, the connection is of no more use.
 
         Raises:
@@ -110,11 +119,14 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._is_idle = False  # also where a second answer follows the one that was asked for
-        self._status, self._received, self._is_delimited = 0, [], False
+        self._status, self._received, self._is_delimited, self._retry_after = 0, [], False, None
 
-    def on_header(self, name: bytes, _value: bytes) -> None:
-        if name.lower() in (b"content-length", b"transfer-encoding"):
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding"):
             self._is_delimited = True
+        elif name == b"retry-after":
+            self._retry_after = seconds_until(value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
         self._status = self._parser.get_status_code()
@@ -126,7 +138,7 @@ class _Connection(asyncio.Protocol):
         if self._status < 200 or self._answer is None or self._answer.done():
             return  # an interim answer (RFC 9110, section 15.2), or one that nobody waits for any more
         self._is_idle = self._is_delimited and self._parser.should_keep_alive()
-        self._answer.set_result(_Answer(self._status, b"".join(self._received)))
+        self._answer.set_result(Answer(self._status, b"".join(self._received), self._retry_after))
 
 
 _idle: dict[asyncio.AbstractEventLoop, dict[_Origin, list[_Connection]]] = {}
@@ -134,7 +146,7 @@ _lock: Final = threading.Lock()
 _ssl_context: ssl.SSLContext | None = None
 
 
-async def post(url: str, headers: Headers, body: bytes, timeout: float) -> tuple[int, bytes]:
+async def post(url: str, headers: Headers, body: bytes, timeout: float) -> Answer:
     """Send a POST that may safely arrive twice, and read the answer.
 
     Args:
@@ -144,7 +156,7 @@ async def post(url: str, headers: Headers, body: bytes, timeout: float) -> tuple
         timeout: seconds for all of it.
 
     Returns:
-        The status code and the answer's body.
+        The answer.
 
     Raises:
         OSError: no connection, or it was cut before the whole answer was there (TimeoutError is one too).
@@ -210,7 +222,7 @@ def _context() -> ssl.SSLContext:
     return _ssl_context
 
 
-async def _exchange(connection: _Connection, pool: list[_Connection], head: bytes, body: bytes) -> tuple[int, bytes]:
+async def _exchange(connection: _Connection, pool: list[_Connection], head: bytes, body: bytes) -> Answer:
     try:
         return await connection.post(head, body)
     finally:
@@ -218,6 +230,19 @@ async def _exchange(connection: _Connection, pool: list[_Connection], head: byte
             pool.append(connection)
         else:
             connection.close()
+
+
+def seconds_until(retry_after: str) -> float | None:
+    """The seconds that a `Retry-After` header says, which has them or a date; None if it has neither.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    with contextlib.suppress(ValueError):
+        seconds = float(retry_after)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    with contextlib.suppress(TypeError, ValueError):
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return None
 
 
 async def close_connections() -> None:

@@ -5,10 +5,10 @@ has ended is sent at once, while the next model call already goes on; steps that
 together with the next one. Holding a save back, so that a tool's result goes out with the next response, made a step of
 an instant model 0.4 ms faster; but a process that dies meanwhile repeats the tool, so it was taken out again.
 
-A save is repeated on a cut connection or a 5xx, since the server ignores a step that it has already. If it stays
-impossible for some seconds, the steps are answered in the 206 as if there were no checkpointing. 409 means that another
-worker owns the run, 404 that the run has ended: then everything stops. But a 404 of a path that is not there says
-nothing of the run.
+A save is repeated on a cut connection or a 5xx, since the server ignores a step that it has already; no sooner than a
+`Retry-After` says. If it stays impossible for some seconds, the steps are answered in the 206 as if there were no
+checkpointing. 409 means that another worker owns the run, 404 that the run has ended: then everything stops. But a 404
+of a path that is not there says nothing of the run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import math
 import re
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from inngest_agents import _http
 from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
@@ -93,6 +93,16 @@ class SaveOutcome(enum.Enum):
     """The run belongs to another worker."""
     OVER = "over"
     """The run has ended; it was cancelled, mostly."""
+
+
+class _Said(NamedTuple):
+    """What came of sending a save."""
+
+    status: int | None
+    """None: no answer."""
+    reason: str
+    retry_after: float | None = None
+    """Seconds after which the API asks to be asked again."""
 
 
 class Checkpointer:
@@ -211,10 +221,10 @@ class Checkpointer:
         started = time.monotonic()
         for delay in (*RETRY_DELAYS, *later, None):
             sent_at = time.time()
-            status, reason = await self._post(body)
+            status, reason, asked = await self._post(body)
             if status == 401 and self._key + 1 < len(self._target.signing_keys):
                 self._key += 1  # a one-way switch (section 10.3.4)
-                status, reason = await self._post(body)
+                status, reason, asked = await self._post(body)
             if status is not None and status < 300:
                 self._owned_at = sent_at
                 _away.discard(origin)
@@ -228,9 +238,12 @@ class Checkpointer:
                 )
                 return SaveOutcome.OVER if gone else SaveOutcome.LOST
             passes = status is None or status >= 500 or status in PASSING
-            if delay is None or not passes or time.monotonic() - started > PATIENCE_SECONDS:
+            if delay is None or not passes:
                 break
-            await asyncio.sleep(delay)
+            wait = max(delay, asked or 0.0)
+            if time.monotonic() + wait - started > PATIENCE_SECONDS:
+                break
+            await asyncio.sleep(wait)
         if not steps:  # `confirm` has asked
             logger.debug("run %s: nobody says whose it is (%s)", self._target.ids["run_id"], reason)
             return SaveOutcome.FAILED
@@ -245,16 +258,16 @@ class Checkpointer:
         )
         return SaveOutcome.FAILED
 
-    async def _post(self, body: bytes) -> tuple[int | None, str]:
+    async def _post(self, body: bytes) -> _Said:
         headers = self._headers
         if self._target.signing_keys:
             headers = (*headers, ("authorization", f"Bearer {self._target.signing_keys[self._key]}"))
         try:
-            status, answer = await _http.post(self._target.url, headers, body, TIMEOUT_SECONDS)
+            status, text, retry_after = await _http.post(self._target.url, headers, body, TIMEOUT_SECONDS)
         except Exception as error:  # noqa: BLE001  whatever it is, the steps are not saved: a RuntimeError, where the
             # process ends and no thread looks up the host's name any more
-            return None, f"{type(error).__name__}: {error}"
-        return status, f"HTTP {status}: {answer[:300].decode(errors='replace')}"
+            return _Said(None, f"{type(error).__name__}: {error}")
+        return _Said(status, f"HTTP {status}: {text[:300].decode(errors='replace')}", retry_after)
 
 
 def made_at(request_id: object) -> float:

@@ -227,7 +227,7 @@ def serve_in_forks() -> None:
     """Let a child go on and serve; when it is killed, fork the next one."""
     send = _http.post
 
-    async def post(*args: Any, **kwargs: Any) -> tuple[int, bytes]:
+    async def post(*args: Any, **kwargs: Any) -> _http.Answer:
         place = str(hash_of(args[2]))
         maybe_die("before-save", place)
         answer = await send(*args, **kwargs)

@@ -242,6 +242,30 @@ async def test_an_api_that_restarts_is_waited_for(trouble: Trouble, place: int) 
         assert engine.answers == []
 
 
+def busy(retry_after: str) -> Trouble:
+    """Too many requests; come back later."""
+    return raw(f"HTTP/1.1 429 Busy\r\nretry-after: {retry_after}\r\ncontent-length: 0\r\n\r\n".encode(), close=False)
+
+
+async def test_a_busy_api_is_asked_again_no_sooner_than_it_says() -> None:
+    async with Api(busy("0.3")) as api:
+        engine, work = Engine(api), Work(api)
+        began = time.monotonic()
+        assert await engine.run(work) == "done"
+        assert time.monotonic() - began >= 0.3
+        assert_once(api, engine, work)
+        assert (api.saves[0], engine.answers) == (api.saves[1], [])
+
+
+async def test_an_api_that_is_busy_for_long_is_not_waited_for() -> None:
+    async with Api(None, busy("30")) as api:
+        engine, work = Engine(api), Work(api)
+        assert await engine.run(work) == "done"
+        assert_once(api, engine, work)
+        assert set(tries(api)) == {1}
+        assert engine.answers
+
+
 async def test_an_api_that_is_away_for_longer_is_waited_for_once() -> None:
     async with Api(None, forever=answer(503)) as api:
         engine, work = Engine(api), Work(api)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import email.utils
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -23,6 +21,7 @@ from agents.models.interface import Model
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import response_codec
 from inngest_agents._agents_sdk import around
+from inngest_agents._http import seconds_until
 from inngest_agents.instrument import accounting, admission
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.connections import keep_no_connection
@@ -317,10 +316,7 @@ def is_final(error: Exception) -> bool:
 
 
 def retry_after(error: Exception) -> float | None:
-    """The seconds that a provider asks to wait (`retry-after-ms`, or `retry-after` as seconds or HTTP date).
-
-    Source: RFC 9110, section 10.2.3; `retry-after-ms` is OpenAI's.
-    """
+    """The seconds that a provider asks to wait: `retry-after-ms`, which is OpenAI's, or `retry-after`."""
     response = getattr(error, "response", None)
     headers = getattr(response, "headers", None)
     if headers is None:
@@ -328,13 +324,7 @@ def retry_after(error: Exception) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
         return max(0.0, float(headers.get("retry-after-ms")) / 1000)
     value = headers.get("retry-after")
-    if value is None:
-        return None
-    with contextlib.suppress(ValueError):
-        return max(0.0, float(value))
-    with contextlib.suppress(TypeError, ValueError):
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return None
+    return None if value is None else seconds_until(value)
 
 
 __all__ = ["DurableModel", "Journal", "is_final", "retry_after"]
