@@ -111,7 +111,8 @@ class DurableOptions:
     stream: StreamSink | None = None
     """Where the events of `DurableRunner.run_streamed` go live and once, besides its caller: a function of one
     JSON-able dict (a coroutine function, or a plain one, which is called in a thread), or a `RealtimeSink`; see
-    `inngest_agents.sinks` for the dict. A sink that raises or lags behind loses events and never harms the run."""
+    `inngest_agents.sinks` for the dict. A sink that raises or lags behind loses events and never harms the run.
+    `DurableRunner.run` and `run_sync`, which have no events, refuse it."""
 
     stats_step: bool = True
     """End the run with a step `run_stats`, which shows the statistics in the dashboard. False: one step less."""

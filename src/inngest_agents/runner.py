@@ -40,6 +40,7 @@ _plain_run_streamed: Final = Runner.run_streamed
 _HOW = "await DurableRunner.run(agent, input, step=ctx.step)"
 _HOW_SYNC = "DurableRunner.run_sync(agent, input, step=ctx.step)"
 _HOW_STREAMED = "DurableRunner.run_streamed(agent, input, step=ctx.step)"
+_HOW_SUNK = "await DurableRunner.run_streamed(agent, input, step=ctx.step, options=options).wait()"
 _HOW_STREAMED_SYNC = f"{_HOW_SYNC} (a synchronous function has no frame that could consume a stream)"
 
 
@@ -83,6 +84,7 @@ class DurableRunner(Runner):
 
         Raises:
             TypeError: `step` is missing or not the `step` of an async Inngest function; not retried.
+            ValueError: `options` have a `stream`, which is for `run_streamed`; not retried.
             UnsupportedError: something that cannot be made durable; raised before the first step.
             Exception: what `Runner.run` would raise; at the same time an `inngest.NonRetriableError` where a retry can
                 never go better.
@@ -232,6 +234,8 @@ class DurableRunner(Runner):
             return DurableRunResult.of(await _plain_run(starting_agent, input, **kwargs), RunStats)
         refuse_unsupported(starting_agent, input)
         chosen = _chosen(options)
+        if chosen.stream is not None:
+            raise non_retriable(ValueError(f"options.stream gets events, and this run has none. Write: {_HOW_SUNK}"))
         driver = Driver.for_step(step, checkpoint=chosen.checkpoint, max_runtime=chosen.max_runtime)
         journal = Journal(
             driver,

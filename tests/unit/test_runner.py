@@ -80,6 +80,17 @@ async def test_the_step_of_an_async_function_in_run_sync_is_told_from_others() -
     assert ASYNC in str(caught.value)
 
 
+async def test_a_sink_for_a_run_without_events_is_refused_before_its_first_step() -> None:
+    options = DurableOptions(stream=print)
+
+    async def handler(step: Any) -> Any:
+        return await DurableRunner.run(agent(), "go", step=step, options=options)
+
+    with pytest.raises(ValueError, match=r"run_streamed\(.*\)\.wait\(\)") as caught:
+        await replayed(handler)
+    assert isinstance(caught.value, inngest.NonRetriableError)
+
+
 async def test_options_of_another_type_are_named() -> None:
     wrong: Any = {"checkpoint": False}
     with pytest.raises(TypeError, match=r"options must be DurableOptions\(…\), not {'checkpoint': False}"):
