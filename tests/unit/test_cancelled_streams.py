@@ -7,7 +7,18 @@ import functools
 from typing import Any
 
 import pytest
-from agents import Agent, RunConfig, Runner, RunResultStreaming, SQLiteSession, StreamEvent, function_tool, handoff
+from agents import (
+    Agent,
+    GuardrailFunctionOutput,
+    RunConfig,
+    Runner,
+    RunResultStreaming,
+    SQLiteSession,
+    StreamEvent,
+    function_tool,
+    handoff,
+    input_guardrail,
+)
 from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import Api, Engine
 
@@ -164,3 +175,24 @@ async def test_a_write_of_one_turn_alone_that_was_cancelled_is_not_tried_again()
         await Engine(api).run(handler)
     assert kinds(await session.get_items()) == ["user"]
     assert session.stuck == 1
+
+
+async def test_memos_that_wait_for_the_consumer_are_given_in_the_order_in_which_they_were_asked_for() -> None:
+    @input_guardrail
+    async def first(_context: Any, _agent: Any, _input: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput("first", tripwire_triggered=False)
+
+    @input_guardrail
+    async def second(_context: Any, _agent: Any, _input: Any) -> GuardrailFunctionOutput:
+        return GuardrailFunctionOutput("second", tripwire_triggered=False)
+
+    model = ScriptedModel([[assistant_message("done")]])
+    agent = Agent(name="guarded", model=model, input_guardrails=[first, second])
+
+    async def handler(step: Any) -> list[str]:
+        result = DurableRunner.run_streamed(agent, "go", step=step, run_config=QUIET)
+        await asyncio.sleep(0.02)  # the loop has asked for all of its memos by now
+        await result.wait()
+        return [found.output.output_info for found in result.input_guardrail_results]
+
+    assert (await replayed(handler)).result == ["first", "second"]
