@@ -19,7 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 import inngest
 from agents.exceptions import AgentsException
 
-from inngest_agents.process_end import in_thread
+from inngest_agents.request.process_end import in_thread
 from inngest_agents.stats.breakdown import EXACT, decimal_text
 from inngest_agents.stats.pricing import PriceList, price
 from inngest_agents.stats.records import StepRecord, Tokens, UsageRecord

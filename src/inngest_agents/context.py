@@ -24,14 +24,14 @@ import weakref
 from typing import Any, Final
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec, response_codec
 from inngest_agents import context_changes as changes
 from inngest_agents.context_changes import Change, Path
 from inngest_agents.decisions import make_again
 from inngest_agents.errors import ContextConflictError
 from inngest_agents.journal import Journal
+from inngest_agents.memos import codec, response_codec
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_step
-from inngest_agents.step_request import StepScope
 
 logger = logging.getLogger("inngest_agents")
 

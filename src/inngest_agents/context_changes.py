@@ -1,10 +1,10 @@
 """What has changed in an object between two moments, as JSON, and how to change an equal object in the same way.
 
 An object is looked at part by part: the keys of dicts, the attributes of dataclasses, pydantic models and plain
-objects, and lists, sets and other values of `inngest_agents.codec` as wholes. Plain objects inside another are looked
-at only if they come from the same package as the outermost one and hold nothing but such values: the inside of a lock
-or a client is nobody's business. What cannot be looked at is told apart by identity, so that a change can at least be
-warned about.
+objects, and lists, sets and other values of `inngest_agents.memos.codec` as wholes. Plain objects inside another are
+looked at only if they come from the same package as the outermost one and hold nothing but such values: the inside of
+a lock or a client is nobody's business. What cannot be looked at is told apart by identity, so that a change can at
+least be warned about.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pydantic
 
-from inngest_agents import codec
-from inngest_agents.sameness import is_dataclass, own_attributes
+from inngest_agents.memos import codec
+from inngest_agents.memos.sameness import is_dataclass, own_attributes
 
 _TRIES: Final = 5
 _CODE: Final = (type, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType)

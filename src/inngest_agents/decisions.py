@@ -19,7 +19,7 @@ import pydantic
 from agents import ToolApprovalItem
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec, response_codec
+from inngest_agents.memos import codec, response_codec
 from inngest_agents.scope import current_step
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from inngest_agents import memo_head
 from inngest_agents.errors import DivergenceError
+from inngest_agents.memos import memo_head
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

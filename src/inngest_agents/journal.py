@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from inngest_agents import divergence
 from inngest_agents._inngest_sdk import hash_step_id
 from inngest_agents.errors import StoredVersionError
-from inngest_agents.memo_head import SCHEMA_VERSION, version_of
+from inngest_agents.memos.memo_head import SCHEMA_VERSION, version_of
+from inngest_agents.request.step_ids import planned_id, run_tag
 from inngest_agents.scope import current_scope
-from inngest_agents.step_ids import planned_id, run_tag
 
 if TYPE_CHECKING:
     from inngest_agents.budget import BudgetLedger
-    from inngest_agents.driver import Driver
     from inngest_agents.instrument.tracing import SpanLedger
     from inngest_agents.options import DurableOptions
+    from inngest_agents.request.driver import Driver
+    from inngest_agents.request.step_request import StepRequest, StepScope
     from inngest_agents.sinks import SinkPump
     from inngest_agents.stats.records import StepRecord
     from inngest_agents.stats.stats import RunFacts, RunStats
-    from inngest_agents.step_request import StepRequest, StepScope
 
 SUMMARY: Final = "run_stats"
 """The label of the step that shows the statistics."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from agents import RunResult
 
 from inngest_agents.errors import message_of
-from inngest_agents.response_codec import without_surrogates
+from inngest_agents.memos.response_codec import without_surrogates
 from inngest_agents.stats.stats import RunStats
 
 if TYPE_CHECKING:

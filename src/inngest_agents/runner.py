@@ -10,19 +10,19 @@ from agents.run_error_handlers import RunErrorHandlers
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents import divergence, instrument
-from inngest_agents._http import close_connections
 from inngest_agents._inngest_sdk import CONTEXT_TYPES, STEP_TYPES
-from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable, with_stats
 from inngest_agents.journal import Journal
 from inngest_agents.options import DurableOptions
+from inngest_agents.request._http import close_connections
+from inngest_agents.request.driver import Driver
+from inngest_agents.request.rewind import Rewind
+from inngest_agents.request.thread_loop import run_in_thread_loop
 from inngest_agents.result import DurableRunResult
-from inngest_agents.rewind import Rewind
 from inngest_agents.scope import current_journal, current_step, inside_run
 from inngest_agents.stats.stats import RunStats
 from inngest_agents.streamed import DurableRunResultStreaming, as_durable_result, start_streamed
 from inngest_agents.summary import report_failure, summarize
-from inngest_agents.thread_loop import run_in_thread_loop
 from inngest_agents.unsupported import refuse_unsupported
 
 __all__ = ["DurableRunner"]

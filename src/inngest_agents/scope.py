@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from inngest_agents.resources import restore_resources, use_resources
+from inngest_agents.request.resources import restore_resources, use_resources
 
 if TYPE_CHECKING:
     from inngest_agents.budget import Reservation
     from inngest_agents.instrument.model import DurableModel
     from inngest_agents.instrument.sandbox_session import DurableSandbox
     from inngest_agents.journal import Journal
-    from inngest_agents.step_request import StepScope
+    from inngest_agents.request.step_request import StepScope
 
 
 @dataclasses.dataclass(slots=True)

@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeAlias, run
 
 from agents.stream_events import AgentUpdatedStreamEvent, RunItemStreamEvent
 
-from inngest_agents.process_end import in_thread
-from inngest_agents.response_codec import encode_item
+from inngest_agents.memos.response_codec import encode_item
+from inngest_agents.request.process_end import in_thread
 
 if TYPE_CHECKING:
     import inngest

@@ -23,18 +23,18 @@ from agents.result import RunResultBase
 from openai.types.responses import ResponseFunctionToolCall
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents.driver import Driver
 from inngest_agents.instrument import tools as tool_seam
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal
 from inngest_agents.options import DurableOptions
+from inngest_agents.request.driver import Driver
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.result import json_output
 from inngest_agents.scope import Scope, current_journal, current_scope, current_step, inside_journal
 from inngest_agents.stats.answers import count_items, usage_from_response
 from inngest_agents.stats.pricing import with_price
 from inngest_agents.stats.records import Price, StepRecord, Tokens, UsageRecord
 from inngest_agents.stats.stats import RunFacts, RunStats
-from inngest_agents.step_request import StepScope
 
 __all__ = ["FinalizedRun", "as_step", "durable", "finalize_run", "get_step", "set_step"]
 
@@ -85,7 +85,7 @@ async def durable(step_id: str, fn: Callable[..., Awaitable[T]], *args: Any, ste
 
     Args:
         step_id: names the step; a repeated one gets a number, in the order of the calls.
-        fn: the work; its value comes back as JSON would carry it (see `inngest_agents.codec`).
+        fn: the work; its value comes back as JSON would carry it (see `inngest_agents.memos.codec`).
         *args: for `fn`.
         step: the `step` of the Inngest function's context; by default the ambient one.
 

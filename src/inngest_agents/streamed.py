@@ -19,9 +19,9 @@ from agents import RunResultStreaming, StreamEvent
 
 from inngest_agents import divergence
 from inngest_agents._agents_sdk import cancel_tasks, set_sandbox_state
-from inngest_agents.driver import Driver
 from inngest_agents.errors import is_lasting, non_retriable, raise_again, with_stats
 from inngest_agents.journal import Journal
+from inngest_agents.request.driver import Driver
 from inngest_agents.result import json_output
 from inngest_agents.scope import inside_run
 from inngest_agents.sinks import SinkPump

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from inngest_agents.errors import is_lasting, qualified_name
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import SPANS, SUMMARY, Journal
-from inngest_agents.process_end import in_thread
+from inngest_agents.request.process_end import in_thread
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import Scope, inside_journal
 from inngest_agents.stats.stats import RunStats
-from inngest_agents.step_request import StepScope
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -26,8 +26,8 @@ import inngest
 
 from inngest_agents._inngest_sdk import Opcode, ResponseInterrupt, StepResponse, make_step
 from inngest_agents.journal import SPANS, SUMMARY
-from inngest_agents.resources import all_closed
-from inngest_agents.step_ids import OVERTAKEN
+from inngest_agents.request.resources import all_closed
+from inngest_agents.request.step_ids import OVERTAKEN
 
 __all__ = ["ReplayedRun", "UnsupportedStepError", "replayed"]
 

@@ -23,7 +23,8 @@ from agents import Agent, ModelResponse, Usage, function_tool, set_tracing_disab
 from agents.models.interface import Model
 from agents.testing import assistant_message, function_call
 
-from inngest_agents import DurableOptions, DurableRunner, _http, durable, get_step, tool_options
+from inngest_agents import DurableOptions, DurableRunner, durable, get_step, tool_options
+from inngest_agents.request import _http
 
 set_tracing_disabled(True)
 

@@ -136,8 +136,8 @@ def test_without_the_api_each_step_still_runs_once(engine: EngineUnderTest, monk
         return found if isinstance(found, str) else dataclasses.replace(found, url="http://127.0.0.1:9/")
 
     monkeypatch.setattr(EngineRequest, "checkpoint_target", nowhere)
-    monkeypatch.setattr("inngest_agents.checkpoint.RETRY_DELAYS", (0.01,))
-    monkeypatch.setattr("inngest_agents.checkpoint.RESTART_DELAYS", ())
+    monkeypatch.setattr("inngest_agents.request.checkpoint.RETRY_DELAYS", (0.01,))
+    monkeypatch.setattr("inngest_agents.request.checkpoint.RESTART_DELAYS", ())
     executions = Executions()
     agent = executions.agent("w", [["a1", "b1"], ["a2", "b2"], ["c"]])
 

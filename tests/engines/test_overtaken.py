@@ -123,7 +123,7 @@ class RandomOrder:
 async def test_the_order_of_the_turns_makes_no_difference(
     name: str, is_stale: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inngest_agents.scheduling.OVERTAKEN_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("inngest_agents.request.scheduling.OVERTAKEN_GRACE_SECONDS", 0.1)
     function = FUNCTIONS[name]
     for seed in range(6):
         output, counts = await RandomOrder(seed, is_stale=is_stale).run(function, streamed=seed % 2 == 1)

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import MemoError, step_error
 from inngest_agents.errors import is_memoized, message_of, non_retriable, qualified_name
-from inngest_agents.stored_errors import notes_on, rebuild
+from inngest_agents.memos.stored_errors import notes_on, rebuild
 from inngest_agents.testing import replayed
 
 

@@ -22,14 +22,14 @@ from agents.tracing.spans import SpanImpl
 from checkpoint_api import Api, Engine
 
 from inngest_agents import DurableOptions, DurableRunner, DurableRunResult
-from inngest_agents.asked import Asked, Loop
 from inngest_agents.instrument.model import DurableModel
 from inngest_agents.instrument.tracing import SpanLedger
 from inngest_agents.journal import Journal
 from inngest_agents.local import LocalEngine
+from inngest_agents.request.asked import Asked, Loop
+from inngest_agents.request.step_request import StepRequest
 from inngest_agents.scope import Scope
 from inngest_agents.stats.records import StepRecord
-from inngest_agents.step_request import StepRequest
 from inngest_agents.testing import replayed
 
 HELD = (

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from inngest_agents import codec, divergence
+from inngest_agents import divergence
 from inngest_agents.context import StepContext
 from inngest_agents.errors import (
     ContextConflictError,
@@ -21,12 +21,13 @@ from inngest_agents.errors import (
     qualified_name,
 )
 from inngest_agents.journal import Journal, attempt_label
-from inngest_agents.local_classes import classes_of
+from inngest_agents.memos import codec
+from inngest_agents.memos.local_classes import classes_of
+from inngest_agents.request.step_request import BilledAttempt, StepRequest, StepScope
 from inngest_agents.scope import current_scope
 from inngest_agents.stats.memo import memo_of
 from inngest_agents.stats.metadata import step_metadata
 from inngest_agents.stats.records import TOOL_KINDS, ErrorRecord, StepKind, StepRecord
-from inngest_agents.step_request import BilledAttempt, StepRequest, StepScope
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.sandbox_session import DurableSandbox

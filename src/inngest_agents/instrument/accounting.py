@@ -19,11 +19,11 @@ from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument.connections import keep_no_connection
 from inngest_agents.instrument.forwarding import ForwardingModel
 from inngest_agents.journal import Journal
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.stats.answers import count_items, usage_from_payload, usage_from_response
 from inngest_agents.stats.pricing import with_price
 from inngest_agents.stats.records import StepRecord, UsageRecord
 from inngest_agents.stats.tokens import estimate_usage_async
-from inngest_agents.step_request import StepScope
 
 
 @dataclasses.dataclass(slots=True)

@@ -19,9 +19,9 @@ from inngest_agents.budget import BudgetExceeded, Reservation
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.accounting import provider_of
 from inngest_agents.journal import Journal
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import Scope, current_scope
 from inngest_agents.stats.tokens import count_input_async
-from inngest_agents.step_request import StepScope
 
 _TOOL_CALLS: Final = frozenset(
     {

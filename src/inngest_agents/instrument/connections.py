@@ -23,8 +23,8 @@ from agents import OpenAIChatCompletionsModel, OpenAIResponsesModel, OpenAIRespo
 from agents.models.interface import Model
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents.resources import current_resources
-from inngest_agents.thread_loop import is_in_thread_loop
+from inngest_agents.request.resources import current_resources
+from inngest_agents.request.thread_loop import is_in_thread_loop
 
 _SETTINGS_PLACE = 2
 """Where the model settings are among the arguments of a model call."""

@@ -40,12 +40,12 @@ from agents.run_config import ModelInputData
 from agents.run_error_handlers import RunErrorHandlerResult
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.items import decode_inputs, encode_inputs, snapshot
 from inngest_agents.instrument.tools import tool_label, users_tool
+from inngest_agents.memos import codec
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope, nested_label
-from inngest_agents.step_request import StepScope
 
 SAME: Final = {"$type": "same"}
 """Stored in place of a value that equals the one before."""

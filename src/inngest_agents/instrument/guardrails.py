@@ -25,13 +25,13 @@ from agents import (
 )
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
 from inngest_agents._agents_sdk import around
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.tools import is_final, tool_label
 from inngest_agents.journal import Journal
+from inngest_agents.memos import codec
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope, is_in_loop
-from inngest_agents.step_request import StepScope
 
 
 @around("agents.guardrail", "InputGuardrail.run", ("self", "agent", "input", "context"))

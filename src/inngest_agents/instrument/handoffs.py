@@ -31,8 +31,8 @@ from inngest_agents.instrument.items import (
 )
 from inngest_agents.instrument.tools import tool_label
 from inngest_agents.journal import Journal
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal
-from inngest_agents.step_request import StepScope
 
 
 @sdk.around(

@@ -20,13 +20,13 @@ from typing import Any, Final
 from agents.lifecycle import AgentHooksBase, RunHooksBase
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec, response_codec
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.tools import is_final, tool_label, users_tool
 from inngest_agents.journal import Journal
+from inngest_agents.memos import codec, response_codec
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope
-from inngest_agents.step_request import StepScope
 
 logger = logging.getLogger("inngest_agents")
 

@@ -14,7 +14,7 @@ from agents import Agent
 from agents import items as run_items
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
+from inngest_agents.memos import codec
 
 
 def snapshot(items: Sequence[Any]) -> list[Any]:

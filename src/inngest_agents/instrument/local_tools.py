@@ -25,9 +25,9 @@ from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.instrument.dynamic import awaited, user_step
 from inngest_agents.instrument.tools import is_final, mark_copy, tool_label
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope
 from inngest_agents.stats.records import StepKind
-from inngest_agents.step_request import StepScope
 
 
 async def tool_step(

@@ -29,9 +29,9 @@ from agents.mcp import MCPServer
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal
-from inngest_agents.resources import Resources, current_resources
+from inngest_agents.request.resources import Resources, current_resources
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope, current_step, outermost_scope
-from inngest_agents.step_request import StepScope
 
 USES_OF_A_CONNECTION: Final = (
     "list_tools",

@@ -19,17 +19,17 @@ from agents.exceptions import ModelTimeoutError, UserError
 from agents.models.interface import Model
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import response_codec
 from inngest_agents._agents_sdk import around
-from inngest_agents._http import seconds_until
 from inngest_agents.instrument import accounting, admission
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.connections import keep_no_connection
 from inngest_agents.instrument.forwarding import ForwardingModel
 from inngest_agents.journal import Journal
+from inngest_agents.memos import response_codec
+from inngest_agents.request._http import seconds_until
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import Scope, current_journal, current_scope, current_step, is_in_loop
 from inngest_agents.stats.records import StepRecord
-from inngest_agents.step_request import StepScope
 
 FINAL_STATUS_CODES = frozenset({400, 401, 403, 404, 405, 413, 415, 422})
 """HTTP answers of a provider that no retry makes better: bad request, bad key, no such model, too large."""

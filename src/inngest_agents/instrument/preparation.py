@@ -16,10 +16,10 @@ from typing import Any
 from agents import Agent, FunctionTool, Handoff, handoff
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import codec
 from inngest_agents.errors import DivergenceError
 from inngest_agents.instrument.dynamic import SAME, awaited, user_step
 from inngest_agents.journal import Journal
+from inngest_agents.memos import codec
 from inngest_agents.scope import Scope, current_journal, current_scope
 
 

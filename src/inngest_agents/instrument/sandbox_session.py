@@ -13,7 +13,7 @@ from agents.sandbox.session import SandboxSession
 
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.errors import SandboxLostError
-from inngest_agents.resources import current_resources
+from inngest_agents.request.resources import current_resources
 
 KEPT_SECONDS: Final = 600.0
 """How long a process keeps a sandbox open after a request, for the next request of the same run."""

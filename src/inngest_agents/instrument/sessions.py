@@ -41,10 +41,10 @@ from inngest_agents.errors import is_memoized
 from inngest_agents.instrument._stand_ins import stand_in
 from inngest_agents.instrument._steps import run_step
 from inngest_agents.journal import Journal
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope
 from inngest_agents.stats.answers import usage_from_response
 from inngest_agents.stats.records import UsageRecord
-from inngest_agents.step_request import StepScope
 
 _KNOWN_TAIL: Final = 20
 """How many items before a write are looked at to tell whether it has happened already."""

@@ -26,17 +26,18 @@ from agents.stream_events import AgentUpdatedStreamEvent, RawResponsesStreamEven
 from openai.types.responses import Response, ResponseCompletedEvent, ResponseOutputItemDoneEvent
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import item_form, sinks
+from inngest_agents import sinks
 from inngest_agents.errors import is_memoized
 from inngest_agents.instrument import accounting
 from inngest_agents.instrument.connections import keep_no_connection
 from inngest_agents.instrument.hooks import durable_hooks
 from inngest_agents.instrument.sessions import durable_session, finish_session
 from inngest_agents.journal import Journal
-from inngest_agents.response_codec import as_written, decode_usage, encode_item, encode_usage
+from inngest_agents.memos import item_form
+from inngest_agents.memos.response_codec import as_written, decode_usage, encode_item, encode_usage
+from inngest_agents.memos.usage_form import usage_fields, usage_in
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import Scope, current_journal, current_scope, inside_journal, inside_scope
-from inngest_agents.step_request import StepScope
-from inngest_agents.usage_form import usage_fields, usage_in
 
 if TYPE_CHECKING:
     from inngest_agents.instrument.model import DurableModel

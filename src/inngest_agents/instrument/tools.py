@@ -25,11 +25,11 @@ from inngest_agents.instrument._steps import run_step
 from inngest_agents.instrument.admission import release_tool_call
 from inngest_agents.instrument.in_function import run_in_function
 from inngest_agents.journal import Journal
-from inngest_agents.response_codec import decode_usage
+from inngest_agents.memos.response_codec import decode_usage
+from inngest_agents.memos.usage_form import usage_in
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import current_journal, current_scope, nested_under
 from inngest_agents.stats.records import StepKind
-from inngest_agents.step_request import StepScope
-from inngest_agents.usage_form import usage_in
 
 
 @sdk.around("agents.tool", "_invoke_function_tool_with_metadata", ("function_tool", "context", "arguments"))

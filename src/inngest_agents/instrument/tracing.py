@@ -33,8 +33,8 @@ from typing import Any, Final
 from agents.tracing import Span, Trace, TracingProcessor, get_current_span
 
 from inngest_agents import _agents_sdk as sdk
-from inngest_agents import memo_head
 from inngest_agents.journal import Journal
+from inngest_agents.memos import memo_head
 from inngest_agents.scope import current_journal
 
 NO_OP_ID: Final = "no-op"

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
-from inngest_agents import item_form, memo_head
-from inngest_agents.memo_head import Head
+from inngest_agents.memos import item_form, memo_head
+from inngest_agents.memos.memo_head import Head
+from inngest_agents.memos.usage_form import usage_in
 from inngest_agents.stats._compact import JsonDict
 from inngest_agents.stats.answers import count_items, usage_from_response
 from inngest_agents.stats.model_metadata import ModelMetadata, as_list, metadata_in, metadata_of, requested_in
 from inngest_agents.stats.records import NO_PRICE, TOOL_KINDS, ErrorRecord, StepKind, StepRecord
-from inngest_agents.usage_form import usage_in
 
 _ASKER_KNOWS: Final = ("order", "call_id")
 _ABOUT_ITSELF: Final = ("step", "model", "record", "v", "asked")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, TypedDict
 
-from inngest_agents.process_end import in_thread
+from inngest_agents.request.process_end import in_thread
 from inngest_agents.stats import price_table
 from inngest_agents.stats.breakdown import EXACT, decimal_text
 from inngest_agents.stats.price_table import Match, PriceTableError, strip_adapter, variants

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from inngest_agents.process_end import in_thread
+from inngest_agents.request.process_end import in_thread
 from inngest_agents.stats.records import Tokens, UsageRecord
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from inngest_agents.demo.order_book import OrderBook
+from inngest_agents.request.step_request import StepScope
 from inngest_agents.scope import inside_step
-from inngest_agents.step_request import StepScope
 
 
 @contextmanager

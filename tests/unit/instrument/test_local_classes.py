@@ -11,8 +11,9 @@ import pytest
 from agents import Agent, GuardrailFunctionOutput, InputGuardrail, Runner, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 
-from inngest_agents import DurableRunner, codec
-from inngest_agents.local_classes import classes_of, find_local
+from inngest_agents import DurableRunner
+from inngest_agents.memos import codec
+from inngest_agents.memos.local_classes import classes_of, find_local
 from inngest_agents.testing import replayed
 
 

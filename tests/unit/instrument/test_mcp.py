@@ -25,8 +25,8 @@ from oracle import seen, shown
 from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents.instrument.mcp import _connections
 from inngest_agents.options import ToolOptions
+from inngest_agents.request.thread_loop import run_in_thread_loop
 from inngest_agents.testing import replayed
-from inngest_agents.thread_loop import run_in_thread_loop
 
 SCRIPT = Path(__file__).with_name("mcp_weather.py")
 

@@ -30,7 +30,7 @@ from agents.models.interface import Model
 from agents.testing import assistant_message, function_call
 
 from inngest_agents import DurableRunner
-from inngest_agents.memo_head import SCHEMA_VERSION
+from inngest_agents.memos.memo_head import SCHEMA_VERSION
 from inngest_agents.testing import replayed
 
 FOLDER = Path(__file__).parent

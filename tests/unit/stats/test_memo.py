@@ -14,7 +14,7 @@ from agents.testing import assistant_message, function_call
 from agents.usage import RequestUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from inngest_agents import response_codec
+from inngest_agents.memos import response_codec
 from inngest_agents.stats.answers import count_items, usage_from_response
 from inngest_agents.stats.memo import identity, memo_of, step_id_of, unpack, without_answer
 from inngest_agents.stats.records import ErrorRecord, ItemCounts, Price, StepRecord, Tokens, UsageRecord

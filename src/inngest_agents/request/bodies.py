@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 import inngest
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.checkpoint import SaveOutcome
 from inngest_agents.errors import is_memoized
+from inngest_agents.request.checkpoint import SaveOutcome
 
 if TYPE_CHECKING:
-    from inngest_agents.request_end import RequestEnd
+    from inngest_agents.request.request_end import RequestEnd
 
 T = TypeVar("T")
 

@@ -11,9 +11,10 @@ from agents import Agent, GuardrailFunctionOutput, InputGuardrail, RunConfig
 from agents.testing import ScriptedModel, assistant_message, function_call
 from inngest._internal.step_lib import Group
 
-from inngest_agents import DurableRunner, durable, idempotency_key, scheduling, set_step
+from inngest_agents import DurableRunner, durable, idempotency_key, set_step
 from inngest_agents._inngest_sdk import ResponseInterrupt, SkipInterrupt, hash_step_id, make_step
-from inngest_agents.step_ids import OVERTAKEN, planned_id, run_tag
+from inngest_agents.request import scheduling
+from inngest_agents.request.step_ids import OVERTAKEN, planned_id, run_tag
 from inngest_agents.testing import replayed
 
 QUIET = RunConfig(tracing_disabled=True)

@@ -9,7 +9,7 @@ from agents import Agent, RunContextWrapper, Runner, RunState, UserError, functi
 from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableRunner
-from inngest_agents.rewind import Rewind
+from inngest_agents.request.rewind import Rewind
 from inngest_agents.testing import replayed
 
 

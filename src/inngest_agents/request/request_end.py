@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NoReturn
 import inngest
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.bodies import Bodies
-from inngest_agents.checkpoint import SaveOutcome
+from inngest_agents.request.bodies import Bodies
+from inngest_agents.request.checkpoint import SaveOutcome
 
 if TYPE_CHECKING:
-    from inngest_agents.asked import Asked
-    from inngest_agents.checkpoint import Checkpointer
+    from inngest_agents.request.asked import Asked
+    from inngest_agents.request.checkpoint import Checkpointer
 
 
 class RequestEnd:

@@ -11,16 +11,16 @@ the key `$type`:
   refuses, NaN and infinities, and numbers that it writes in another way (it makes each a double, and 1.0 a 1);
 - `model` (`exact_model` with such values in it), `dataclass`, `namedtuple`, `enum`: pydantic models, dataclasses and so
   on, found again by module and name among what is imported already (nothing is imported for it), or, if they were made
-  in a function, through the user's function that gave them (see `inngest_agents.local_classes`);
+  in a function, through the user's function that gave them (see `inngest_agents.memos.local_classes`);
 - `model_state`: a pydantic model that validating its own JSON does not give again, as a default is made anew or a field
   is left out of the JSON, say: what it holds, private attributes included, from which it is built without validation;
 - `text`: anything else, as the text that the model would have seen, with a JSON picture of the value for people.
 
-A value is stored typed only if decoding it gives the same value (see `inngest_agents.sameness`) of an equal text; else
-as `text`. So what the model sees is always the same, also of a set in a process that would put its items in another
-order. Secrets (pydantic's `SecretStr`) are not stored, so what contains one is a `text` with the secret masked. Of a
-model's private attributes those that cannot be stored, such as locks and clients, are not looked at: they get their
-default. The module says nothing about model responses; see `inngest_agents.response_codec`.
+A value is stored typed only if decoding it gives the same value (see `inngest_agents.memos.sameness`) of an equal text;
+else as `text`. So what the model sees is always the same, also of a set in a process that would put its items in
+another order. Secrets (pydantic's `SecretStr`) are not stored, so what contains one is a `text` with the secret masked.
+Of a model's private attributes those that cannot be stored, such as locks and clients, are not looked at: they get
+their default. The module says nothing about model responses; see `inngest_agents.memos.response_codec`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from typing import Any, Final, TypeAlias
 import pydantic
 from pydantic_core import PydanticUndefined
 
-from inngest_agents.kept_values import KeptFrozenSet, KeptSet, SeenText, kept
-from inngest_agents.local_classes import find_local, reference_to
-from inngest_agents.sameness import (
+from inngest_agents.memos.kept_values import KeptFrozenSet, KeptSet, SeenText, kept
+from inngest_agents.memos.local_classes import find_local, reference_to
+from inngest_agents.memos.sameness import (
     FACTORIES,
     Comparison,
     attributes_of,

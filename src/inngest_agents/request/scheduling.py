@@ -17,14 +17,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.checkpoint import SaveOutcome
-from inngest_agents.step_ids import OVERTAKEN, tag_of
+from inngest_agents.request.checkpoint import SaveOutcome
+from inngest_agents.request.step_ids import OVERTAKEN, tag_of
 
 if TYPE_CHECKING:
-    from inngest_agents.asked import Asked, Loop, Shared
-    from inngest_agents.execution import StepRunner
-    from inngest_agents.request_end import RequestEnd
-    from inngest_agents.step_request import StepRequest
+    from inngest_agents.request.asked import Asked, Loop, Shared
+    from inngest_agents.request.execution import StepRunner
+    from inngest_agents.request.request_end import RequestEnd
+    from inngest_agents.request.step_request import StepRequest
 
 IDLE_TURNS: Final = 64
 """Turns of the event loop without a new request after which a batch counts as whole (measured: gaps of 15 to 43)."""

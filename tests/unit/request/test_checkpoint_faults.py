@@ -27,8 +27,9 @@ from agents import (
 from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import OK, Api, Engine, Trouble, answer, late, raw
 
-from inngest_agents import DurableOptions, DurableRunner, checkpoint
+from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents._inngest_sdk import CheckpointTarget, Opcode, StepResponse, step_info
+from inngest_agents.request import checkpoint
 
 QUIET = RunConfig(tracing_disabled=True)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inngest_agents.memo_head import SCHEMA_VERSION, Head, base36, read, shorten, version_of, write
+from inngest_agents.memos.memo_head import SCHEMA_VERSION, Head, base36, read, shorten, version_of, write
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
 DIGEST = st.binary(min_size=5, max_size=8).map(shorten)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 import inngest
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.checkpoint import ASK_SECONDS, MAX_OUTPUT, SaveOutcome, encoded, output_size
 from inngest_agents.errors import OutputTooLargeError, UnsupportedError, message_of, qualified_name
-from inngest_agents.process_end import is_of_exit
+from inngest_agents.memos.stored_errors import notes_on, rebuild
+from inngest_agents.request.checkpoint import ASK_SECONDS, MAX_OUTPUT, SaveOutcome, encoded, output_size
+from inngest_agents.request.process_end import is_of_exit
+from inngest_agents.request.step_request import StepRequest, StepScope
 from inngest_agents.scope import inside_step
-from inngest_agents.step_request import StepRequest, StepScope
-from inngest_agents.stored_errors import notes_on, rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from inngest_agents.asked import Asked, Shared
-    from inngest_agents.checkpoint import Checkpointer
-    from inngest_agents.request_end import RequestEnd
+    from inngest_agents.request.asked import Asked, Shared
+    from inngest_agents.request.checkpoint import Checkpointer
+    from inngest_agents.request.request_end import RequestEnd
     from inngest_agents.stats.records import UsageRecord
 
 _billed_before: dict[tuple[str, str], list[UsageRecord]] = {}

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from inngest_agents.thread_loop import run_in_thread_loop
+from inngest_agents.request.thread_loop import run_in_thread_loop
 
 T = TypeVar("T")
 

@@ -22,9 +22,9 @@ import inngest
 from agents.exceptions import AgentsException
 from pydantic_core import ValidationError
 
-from inngest_agents import codec, stored_responses, validation_errors
 from inngest_agents._inngest_sdk import MemoError
 from inngest_agents.errors import message_of, native_args, native_copy, qualified_name, text_of
+from inngest_agents.memos import codec, stored_responses, validation_errors
 
 E = TypeVar("E", bound=BaseException)
 

@@ -15,10 +15,11 @@ from agents import Agent, RunConfig, function_tool
 from agents.testing import ScriptedModel, assistant_message, function_call
 from checkpoint_api import Api, Engine, Trouble, answer, late, raw
 
-from inngest_agents import DurableOptions, DurableRunner, checkpoint, driver, durable, set_step, tool_options
+from inngest_agents import DurableOptions, DurableRunner, durable, set_step, tool_options
 from inngest_agents._inngest_sdk import CheckpointTarget
-from inngest_agents.checkpoint import Checkpointer, SaveOutcome, made_at
 from inngest_agents.local.protocol import new_ulid
+from inngest_agents.request import checkpoint, driver
+from inngest_agents.request.checkpoint import Checkpointer, SaveOutcome, made_at
 
 QUIET = RunConfig(tracing_disabled=True)
 
@@ -257,7 +258,7 @@ async def test_a_run_without_checkpointing_asks_only_where_a_request_is_old(seco
 async def test_an_api_that_cannot_be_reached_holds_up_no_run_that_saves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("inngest_agents.execution.ASK_SECONDS", 0.02)
+    monkeypatch.setattr("inngest_agents.request.execution.ASK_SECONDS", 0.02)
     async with Api(forever=late(5.0)) as api:
         engine, work = Engine(api), Breaking(None)
         work.calls = 1

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 from pydantic_core import PydanticCustomError, ValidationError
 from pydantic_core.core_schema import ErrorType
 
-from inngest_agents import codec
+from inngest_agents.memos import codec
 
 _TYPES: Final = frozenset(get_args(ErrorType))
 """The kinds of lines whose text pydantic itself writes; the others are of the user's validators."""

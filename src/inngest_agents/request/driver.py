@@ -25,18 +25,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 from inngest_agents import _inngest_sdk as sdk
-from inngest_agents.asked import Asked, Loop, Shared, end_task, free_frames
-from inngest_agents.checkpoint import Checkpointer, SaveOutcome, is_old, made_at
 from inngest_agents.errors import non_retriable
-from inngest_agents.execution import StepRunner
-from inngest_agents.request_end import RequestEnd
-from inngest_agents.resources import Resources, serves_many_requests
-from inngest_agents.rewind import Rewind
-from inngest_agents.scheduling import Scheduler, drop_markers
-from inngest_agents.step_ids import id_after, planned_id, tag_of
-from inngest_agents.step_request import StepRequest
-from inngest_agents.stored_errors import rebuild, stored_span_times
-from inngest_agents.thread_loop import is_in_thread_loop
+from inngest_agents.memos.stored_errors import rebuild, stored_span_times
+from inngest_agents.request.asked import Asked, Loop, Shared, end_task, free_frames
+from inngest_agents.request.checkpoint import Checkpointer, SaveOutcome, is_old, made_at
+from inngest_agents.request.execution import StepRunner
+from inngest_agents.request.request_end import RequestEnd
+from inngest_agents.request.resources import Resources, serves_many_requests
+from inngest_agents.request.rewind import Rewind
+from inngest_agents.request.scheduling import Scheduler, drop_markers
+from inngest_agents.request.step_ids import id_after, planned_id, tag_of
+from inngest_agents.request.step_request import StepRequest
+from inngest_agents.request.thread_loop import is_in_thread_loop
 
 logger = logging.getLogger("inngest_agents")
 

@@ -10,7 +10,7 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 
 from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import hash_step_id
-from inngest_agents.memo_head import SCHEMA_VERSION
+from inngest_agents.memos.memo_head import SCHEMA_VERSION
 from inngest_agents.testing import replayed
 
 NEWER = f"v{SCHEMA_VERSION + 1} and whatever comes after it"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from openai.types.responses import ResponseFunctionToolCall
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from inngest_agents import response_codec
-from inngest_agents.item_form import long, short
+from inngest_agents.memos import response_codec
+from inngest_agents.memos.item_form import long, short
 
 TEXT: dict[str, Any] = {"annotations": [], "text": "done", "type": "output_text"}
 MESSAGE: dict[str, Any] = {"id": "m1", "content": [TEXT], "role": "assistant", "status": "completed", "type": "message"}

@@ -28,8 +28,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
-from inngest_agents import DurableRunner, codec, response_codec
-from inngest_agents.kept_values import SeenText, in_order
+from inngest_agents import DurableRunner
+from inngest_agents.memos import codec, response_codec
+from inngest_agents.memos.kept_values import SeenText, in_order
 from inngest_agents.testing import replayed
 
 
@@ -316,7 +317,7 @@ class Tagging:
 
 IN_PROCESS = """
 import json, sys
-from inngest_agents import codec
+from inngest_agents.memos import codec
 from test_codec import Tagged, Tagging
 
 words = "apple pear plum fig quince cherry".split()

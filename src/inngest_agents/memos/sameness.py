@@ -20,7 +20,7 @@ from typing import Any, Final
 import pydantic
 from pydantic_core import PydanticUndefined
 
-from inngest_agents.kept_values import COUNTS_AS, KeptFrozenSet, KeptSet
+from inngest_agents.memos.kept_values import COUNTS_AS, KeptFrozenSet, KeptSet
 
 _ITERABLES: Final = frozenset({list, tuple, set, frozenset, KeptSet, KeptFrozenSet})
 _MAPPINGS: Final = frozenset({dict, collections.OrderedDict, collections.Counter})

@@ -74,7 +74,7 @@ def serves_many_requests(loop: asyncio.AbstractEventLoop) -> bool:
     """Whether an event loop has served an earlier request, so that it most likely outlives the one that asks.
 
     A synchronous framework makes a loop for each request; what is still open when that ends is cut. The loop of a
-    thread (see `inngest_agents.thread_loop`) serves many and yet stops in between.
+    thread (see `inngest_agents.request.thread_loop`) serves many and yet stops in between.
     """
     is_known = loop in _loops
     _loops.add(loop)

@@ -20,7 +20,7 @@ from both_runners import outputs_under_both
 
 from inngest_agents._inngest_sdk import MemoError, memo_error, step_error
 from inngest_agents.errors import message_of, qualified_name
-from inngest_agents.stored_errors import notes_on, rebuild
+from inngest_agents.memos.stored_errors import notes_on, rebuild
 
 
 class Refusing(http.server.BaseHTTPRequestHandler):

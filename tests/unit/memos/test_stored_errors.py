@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from inngest_agents import DurableRunner
 from inngest_agents._inngest_sdk import MemoError, memo_error, step_error
 from inngest_agents.errors import message_of, non_retriable, qualified_name
-from inngest_agents.stored_errors import notes_on, rebuild
+from inngest_agents.memos.stored_errors import notes_on, rebuild
 from inngest_agents.testing import replayed
 
 

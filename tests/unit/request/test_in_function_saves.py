@@ -11,8 +11,9 @@ from agents.testing import ScriptedModel, assistant_message, function_call
 from agents.tool_guardrails import ToolGuardrailFunctionOutput
 from checkpoint_api import Api, Engine, answer, late
 
-from inngest_agents import DurableRunner, checkpoint, durable, get_step, tool_options
+from inngest_agents import DurableRunner, durable, get_step, tool_options
 from inngest_agents._inngest_sdk import hash_step_id
+from inngest_agents.request import checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from inngest_agents import _http
 from inngest_agents._inngest_sdk import CheckpointTarget, StepResponse
+from inngest_agents.request import _http
 
 logger = logging.getLogger("inngest_agents")
 

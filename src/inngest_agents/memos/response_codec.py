@@ -11,9 +11,9 @@ from agents import ModelResponse, Usage
 from openai import BaseModel as OpenAIModel
 from openai.types.responses import ResponseFunctionToolCall, ResponseOutputItem, ResponseOutputMessage
 
-from inngest_agents import item_form
-from inngest_agents.codec import MAX_INT, SURROGATE
-from inngest_agents.usage_form import usage_fields, usage_in
+from inngest_agents.memos import item_form
+from inngest_agents.memos.codec import MAX_INT, SURROGATE
+from inngest_agents.memos.usage_form import usage_fields, usage_in
 
 
 class _Output(OpenAIModel):

@@ -50,7 +50,7 @@ class StepRequest:
     step_id: str
     hashed_id: str
     planned_id: str
-    """The hashed id that it has where it is planned; see `inngest_agents.step_ids`."""
+    """The hashed id that it has where it is planned; see `inngest_agents.request.step_ids`."""
     about: dict[str, Any]
     """The fields of the step's record that are known before it runs."""
     run: Callable[[StepScope], Awaitable[dict[str, Any]]]

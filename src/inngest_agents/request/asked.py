@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from inngest_agents.step_request import StepRequest
+    from inngest_agents.request.step_request import StepRequest
 
 
 @dataclasses.dataclass(slots=True, eq=False)
