@@ -49,7 +49,13 @@ _encode: Final = json.JSONEncoder(default=_shown, separators=(",", ":"), sort_ke
 
 
 def check(
-    journal: Journal, step: Mapping[str, Any], asked: str | None, stored: dict[str, Any], *, by_name: bool = True
+    journal: Journal,
+    step: Mapping[str, Any],
+    asked: str | None,
+    stored: dict[str, Any],
+    *,
+    by_name: bool = True,
+    by_agent: bool = True,
 ) -> DivergenceError | None:
     """Compare what a step is asked for with what its memo was made for.
 
@@ -59,14 +65,15 @@ def check(
         asked: the digest of its input.
         stored: its memo.
         by_name: whether the name tells what was asked for; else it may differ each time.
+        by_agent: the same of the agent.
 
     Returns:
         The error to end the run with; None if both are the same, or if the options only want a warning.
     """
     head = memo_head.read(stored)
     kind, agent, name = _identity(stored, head)
-    was = (kind, agent, name if by_name else "", head.asked if head is not None else "")
-    now = (step["kind"], step["agent"], step["name"] if by_name else "", asked or "")
+    was = (kind, agent if by_agent else "", name if by_name else "", head.asked if head is not None else "")
+    now = (step["kind"], step["agent"] if by_agent else "", step["name"] if by_name else "", asked or "")
     if was == now or (was[:3] == now[:3] and "" in {was[3], now[3]}):
         return None
     return _report(journal, DivergenceError(step["step_id"], _describe(*was), _describe(*now)))

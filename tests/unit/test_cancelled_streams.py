@@ -19,7 +19,7 @@ from agents import (
     handoff,
     input_guardrail,
 )
-from agents.testing import ScriptedModel, assistant_message, function_call
+from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from checkpoint_api import Api, Engine
 
 from inngest_agents import DurableOptions, DurableRunner
@@ -196,3 +196,45 @@ async def test_memos_that_wait_for_the_consumer_are_given_in_the_order_in_which_
         return [found.output.output_info for found in result.input_guardrail_results]
 
     assert (await replayed(handler)).result == ["first", "second"]
+
+
+async def test_a_stream_that_is_cancelled_earlier_on_a_replay_has_not_diverged() -> None:
+    """Who cancels for a reason of his own (a button) does so as early as he can in the next request."""
+    stopped = asyncio.Event()
+
+    async def wait(_: Any) -> Any:
+        stopped.set()
+        await asyncio.Event().wait()
+
+    @function_tool
+    async def look() -> str:
+        return "looked"
+
+    turns: Any = [[function_call("look", {}, call_id="2")], ModelStep.respond(wait)]
+    clerk = Agent(name="clerk", model=ScriptedModel(turns), tools=[look])
+    desk = Agent(
+        name="desk", model=ScriptedModel([[function_call("transfer_to_clerk", {}, call_id="1")]]), handoffs=[clerk]
+    )
+    session = SQLiteSession("button")
+
+    async def handler(step: Any) -> int:
+        result = DurableRunner.run_streamed(desk, "go", step=step, session=session, run_config=QUIET)
+
+        async def cancel() -> None:
+            await stopped.wait()
+            while result.last_agent is not clerk:  # noqa: ASYNC110  the SDK tells nobody
+                await asyncio.sleep(0)
+            for _ in range(8):  # while it reads the session, of the 20 that this takes
+                await asyncio.sleep(0)
+            result.cancel()
+
+        cancelling = asyncio.create_task(cancel())
+        await result.wait()
+        await cancelling
+        return len(result.raw_responses)
+
+    run = await replayed(handler)
+    assert run.result == 1
+    assert run.steps.count("desk/session write:1") == 1
+    turn = ["function_call", "function_call_output"]
+    assert kinds(await session.get_items()) == ["user", *turn, *turn]

@@ -41,6 +41,7 @@ async def run_step(
     *,
     name: str = "",
     by_name: bool = True,
+    by_agent: bool = True,
     call_id: str = "",
     encode: Callable[[Any], Any] = codec.encode,
     decode: Callable[[Any], Any] = codec.decode,
@@ -66,6 +67,8 @@ async def run_step(
         call: the work.
         name: what is called: the tool, the guardrail, the model.
         by_name: whether a replay that asks with another name has diverged.
+        by_agent: the same of another agent. A step of the run itself comes in the turn of whichever agent has it when
+            the run ends, and who cancels a stream may do so earlier on a replay.
         call_id: the id which the model gave to a tool call.
         encode, decode: the value as JSON and back.
         record: completes the step's record from the value.
@@ -160,7 +163,7 @@ async def run_step(
         failed = ErrorRecord(qualified_name(error), message_of(error))
         journal.add_record(StepRecord(**base, error=failed))
         raise
-    await _take_up(journal, base, digest, stored, carried, by_name=by_name)
+    await _take_up(journal, base, digest, stored, carried, by_name=by_name, by_agent=by_agent)
     if restore is not None and "extra" in stored:
         restore(stored["extra"])
     with classes_of(*functions):
@@ -175,9 +178,10 @@ async def _take_up(
     carried: StepContext | None,
     *,
     by_name: bool,
+    by_agent: bool,
 ) -> None:
     """Check that a stored step is the one that was asked for, and make its changes to the user's context."""
-    diverged = divergence.check(journal, base, digest, stored, by_name=by_name)
+    diverged = divergence.check(journal, base, digest, stored, by_name=by_name, by_agent=by_agent)
     if diverged is not None:
         await journal.fail(diverged)
         raise diverged

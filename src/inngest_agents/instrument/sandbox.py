@@ -85,7 +85,7 @@ class _Sandboxes:
             return await cleanup(self._manager)
         call = functools.partial(self.close_in_step, cleanup)
         with inside_journal(self.journal, self.scope):
-            payload = await user_step(self.scope.repeated("close sandbox"), call)
+            payload = await user_step(self.scope.repeated("close sandbox"), call, by_agent=False)
         self.release()
         return payload
 

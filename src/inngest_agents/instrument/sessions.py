@@ -280,6 +280,7 @@ class _Store:
             "session",
             call,
             name=type(self.session).__name__,
+            by_agent=False,
             extra=lambda: _memory_of(self.session),
             restore=self._remember,
             is_final=lambda error: isinstance(error, UserError),

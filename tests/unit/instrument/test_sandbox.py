@@ -278,6 +278,31 @@ async def test_a_streamed_run_that_fails_closes_its_sandbox() -> None:
     assert client.did == ["create", "delete"]
 
 
+async def test_a_stream_that_is_cancelled_before_its_turn_on_a_replay_has_not_diverged() -> None:
+    stopped = asyncio.Event()
+
+    async def wait(_: Any) -> Any:
+        stopped.set()
+        await asyncio.Event().wait()
+
+    client, agent = CountingClient(), coder(ScriptedModel([[run("pwd", "c1")], ModelStep.respond(wait)]))
+
+    async def main(step: Any) -> int:
+        result = DurableRunner.run_streamed(agent, "x", step=step, run_config=config(client))
+
+        async def cancel() -> None:
+            await stopped.wait()
+            result.cancel()
+
+        cancelling = asyncio.create_task(cancel())
+        await result.wait()
+        await cancelling
+        return len(result.raw_responses)
+
+    assert (await replayed(main)).result == 0
+    assert client.did == ["create", "delete"]
+
+
 def through_a_handoff(made: Agent[Any], model: ScriptedModel) -> Agent[Any]:
     return Agent(name="front", model=model, handoffs=[made])
 
