@@ -746,6 +746,14 @@ def warn_of_memory_error(error: Exception) -> None:
     _log_warning(_logger, "Failed to enqueue sandbox memory after run", error)
 
 
+_log_tool_warning: Final[Any] = name("agents.logger", "log_tool_action_warning")
+
+
+def warn_of_cleanup_error(error: Exception) -> None:
+    """Log that the sandboxes of a streamed run could not be closed, with the same care."""
+    _log_tool_warning(_logger, "Failed to clean up sandbox resources after streamed run", error)
+
+
 def sandbox_client(manager: Any) -> Any:
     """The client that opens the sandboxes of a run; None where the user has opened one.
 

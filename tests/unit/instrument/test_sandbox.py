@@ -204,6 +204,30 @@ async def test_a_closing_that_fails_is_tried_again_and_harms_no_result() -> None
     assert not client.roots[0].exists()
 
 
+@pytest.mark.parametrize("max_turns", [10, 2])
+async def test_a_closing_that_fails_for_good_is_a_warning_and_leaves_a_stream_its_end(
+    max_turns: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(CountingClient):
+        async def delete(self, session: Any) -> Any:
+            await super().delete(session)
+            raise RuntimeError("gone already")
+
+    client, agent = Broken(), coder(ScriptedModel(script()))
+
+    async def main(step: Any) -> Any:
+        result = DurableRunner.run_streamed(agent, "x", step=step, run_config=config(client), max_turns=max_turns)
+        return await result.wait()
+
+    if max_turns == 10:
+        assert (await replayed(main)).result.final_output == "done"
+    else:
+        with pytest.raises(MaxTurnsExceeded):
+            await replayed(main)
+    assert client.did == ["create", "delete"]
+    assert caplog.text.count("Failed to clean up sandbox resources after streamed run") == 1
+
+
 async def test_an_opening_that_fails_is_tried_again_and_leaves_nothing() -> None:
     class Broken(CountingClient):
         async def create(self, **kwargs: Any) -> Any:
