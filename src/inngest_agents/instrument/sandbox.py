@@ -34,11 +34,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from agents.tracing import custom_span, get_current_span
+
 from inngest_agents import _agents_sdk as sdk
 from inngest_agents.errors import SandboxLostError, ends_a_run
 from inngest_agents.instrument.dynamic import user_step
 from inngest_agents.instrument.sandbox_session import AttachedLater, DurableSandbox, open_sandboxes
 from inngest_agents.instrument.tools import current_time_limit
+from inngest_agents.instrument.tracing import NO_OP_ID
 from inngest_agents.journal import Journal
 from inngest_agents.scope import Scope, current_journal, current_scope, inside_journal, is_in_loop
 
@@ -245,7 +248,9 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     if is_in_loop():
         return await sandboxes.close(original)
     # The loop of a streamed run has ended; its last steps are made in the frame of whoever consumes it.
-    sandboxes.journal.last_steps.append(functools.partial(_close_at_end, sandboxes, original))
+    span = get_current_span()
+    is_traced = span is None or span.span_id != NO_OP_ID
+    sandboxes.journal.last_steps.append(functools.partial(_close_at_end, sandboxes, original, is_traced))
     return None
 
 
@@ -270,13 +275,15 @@ async def _close_overdue(sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitab
 
 
 async def _close_at_end(
-    sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitable[Any]], error: Exception | None
+    sandboxes: _Sandboxes, cleanup: Callable[[Any], Awaitable[Any]], is_traced: bool, error: Exception | None
 ) -> Any:
     if sandboxes.is_tried_again(error):
         sandboxes.release()
         return None
     try:
-        return await sandboxes.close(cleanup)
+        # Whoever consumes the run may have a trace of his own, which a run with `tracing_disabled` is to leave alone.
+        with contextlib.nullcontext() if is_traced else custom_span("sandbox.cleanup", disabled=True):
+            return await sandboxes.close(cleanup)
     except Exception as caught:  # noqa: BLE001  as under the plain runner, the run has ended as it has
         sdk.warn_of_cleanup_error(caught)
         sandboxes.release()

@@ -23,6 +23,9 @@ from agents import (
     set_trace_processors,
 )
 from agents.exceptions import ModelTimeoutError
+from agents.run_config import SandboxRunConfig
+from agents.sandbox import SandboxAgent
+from agents.sandbox.sandboxes.unix_local import UnixLocalSandboxClient
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import Span, Trace, TracingProcessor, trace
 from agents.tracing.provider import DefaultTraceProvider
@@ -314,3 +317,23 @@ async def test_a_trace_of_the_user_around_two_runs_is_one_trace_if_its_id_is_mad
     assert {span["trace_id"] for span in recorder.spans.values()} == {"trace_000000000000000000000001jabcdefg"}
     ends = [told for told in recorder.told if told[0] == "end"]
     assert len(ends) == len(set(ends))
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_an_untraced_stream_tells_nothing_of_the_closing_of_its_sandbox_to_the_trace_around_it(
+    recorder: Recorder, durable: bool
+) -> None:
+    agent = SandboxAgent(name="coder", model=ScriptedModel([[assistant_message("done")]]), instructions="Code.")
+    quiet = RunConfig(tracing_disabled=True, sandbox=SandboxRunConfig(client=UnixLocalSandboxClient()))
+
+    async def main(step: Any) -> Any:
+        with trace("mine", trace_id=f"trace_{1:0>32}"):
+            if durable:
+                return await DurableRunner.run_streamed(agent, "x", step=step, run_config=quiet).wait()
+            result = Runner.run_streamed(agent, "x", run_config=quiet)
+            async for _ in result.stream_events():
+                pass
+            return result
+
+    assert (await replayed(main)).result.final_output == "done"
+    assert recorder.spans == {}
