@@ -741,9 +741,10 @@ _logger: Final[Any] = name("agents.run", "logger")
 _log_warning: Final[Any] = name("agents.logger", "log_model_and_tool_action_warning")
 
 
-def warn_of_memory_error(error: Exception) -> None:
+def warn_of_memory_error(error: Exception, *, is_streamed: bool) -> None:
     """Log that the memories of a run could not be made, without the data that the user does not want in logs."""
-    _log_warning(_logger, "Failed to enqueue sandbox memory after run", error)
+    kind = "streamed run" if is_streamed else "run"
+    _log_warning(_logger, f"Failed to enqueue sandbox memory after {kind}", error)
 
 
 _log_tool_warning: Final[Any] = name("agents.logger", "log_tool_action_warning")

@@ -61,6 +61,8 @@ class _Sandboxes:
         self.scope = scope
         self.memories: list[Callable[[], Awaitable[None]]] = []
         """What the SDK wants to remember of the run in its sandbox, before that is closed."""
+        self.is_streamed = False
+        """Whether they are closed after the loop of a streamed run."""
         self._manager = manager
 
     @property
@@ -100,7 +102,7 @@ class _Sandboxes:
             try:
                 await remember()
             except Exception as error:  # noqa: BLE001  as under the plain runner, the run has its result
-                sdk.warn_of_memory_error(error)
+                sdk.warn_of_memory_error(error, is_streamed=self.is_streamed)
         return await cleanup(self._manager)
 
     def release(self) -> None:
@@ -248,6 +250,7 @@ async def _cleanup(original: Callable[..., Any], self: Any) -> Any:
     if is_in_loop():
         return await sandboxes.close(original)
     # The loop of a streamed run has ended; its last steps are made in the frame of whoever consumes it.
+    sandboxes.is_streamed = True
     span = get_current_span()
     is_traced = span is None or span.span_id != NO_OP_ID
     sandboxes.journal.last_steps.append(functools.partial(_close_at_end, sandboxes, original, is_traced))

@@ -418,6 +418,30 @@ async def test_memories_are_made_in_the_step_that_closes_the_sandbox(tmp_path: P
     assert client.did.count("create") == client.did.count("delete") == 1
 
 
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_memories_that_cannot_be_made_are_the_warning_of_the_runner(
+    durable: bool, streamed: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = [[run("touch sessions", "c1")], [assistant_message("done")]]  # where the SDK wants a directory
+    memory = Memory(read=None, generate=MemoryGenerateConfig(phase_one_model=ScriptedModel()))
+    agent = coder(ScriptedModel(turns), capabilities=[Shell(), Filesystem(), memory])
+
+    async def main(step: Any) -> Any:
+        runner: Any = DurableRunner if durable else Runner
+        more = {"run_config": config(CountingClient()), **({"step": step} if durable else {})}
+        if not streamed:
+            return await runner.run(agent, "x", **more)
+        result = runner.run_streamed(agent, "x", **more)
+        async for _ in result.stream_events():
+            pass
+        return result
+
+    assert (await replayed(main)).result.final_output == "done"
+    kind = "streamed run" if streamed else "run"
+    assert caplog.text.count(f"Failed to enqueue sandbox memory after {kind}") == 1
+
+
 @pytest.mark.parametrize("reach", [through_a_tool, through_a_streamed_tool])
 async def test_an_agent_tool_that_runs_out_of_time_leaves_no_sandbox_open(reach: Any) -> None:
     client = CountingClient()
