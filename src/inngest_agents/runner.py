@@ -186,6 +186,8 @@ class DurableRunner(Runner):
         Raises:
             TypeError: `step` is missing or not the `step` of an async Inngest function; not retried.
             UnsupportedError: something that cannot be made durable; raised before the first step.
+            Exception: what `Runner.run_streamed` would raise at once; at the same time an `inngest.NonRetriableError`
+                where a retry can never go better.
         """
         _check_step(step, sync=False, how=(_HOW_STREAMED, _HOW_STREAMED_SYNC))
 

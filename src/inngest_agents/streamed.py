@@ -256,6 +256,9 @@ def start_streamed(
         driver: of the request.
         journal: of the run.
         starting_agent: the name of the agent.
+
+    Raises:
+        Exception: what the SDK's `run_streamed` raises, made non-retriable where a retry can never go better.
     """
     options = journal.options
     if options.stream is not None:
@@ -270,7 +273,13 @@ def start_streamed(
         assert result.run_loop_task is not None
         return result.run_loop_task
 
-    drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]), journal.tag)
+    failure: Exception | None = None
+    try:
+        drive.run = driver.attach(start_loop, lambda: cancel_tasks(made[0]), journal.tag)
+    except Exception as error:  # noqa: BLE001  raised below, outside of the handler
+        failure = error
+    if failure is not None:  # the SDK refuses what it was given, or the user's model provider has failed
+        raise _as_durable(failure, journal.stats_later(starting_agent, None))
     result = made[0]
     drive.run.inner.add_done_callback(lambda _: None if journal.has_begun else _close(result))
     if drive.owner is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import inngest
 import pytest
-from agents import Agent, AgentHooks, Runner, RunResult
+from agents import Agent, AgentHooks, Runner, RunResult, SQLiteSession, UserError
 from agents.testing import ScriptedModel, assistant_message
 from openai import OpenAIError
 
@@ -114,6 +114,26 @@ async def test_a_missing_key_is_the_error_of_the_client_and_not_retried(monkeypa
     with pytest.raises(OpenAIError, match="Missing credentials") as caught:
         await replayed(lambda step: DurableRunner.run(keyless, "go", step=step))
     assert isinstance(caught.value, inngest.NonRetriableError)
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "two memories": {"session": SQLiteSession("s"), "conversation_id": "c"},
+    "another kind of hooks": {"hooks": AgentHooks()},
+    "an unknown setting": {"run_config": {"modell": "gpt-5"}},
+}
+
+
+@pytest.mark.parametrize("name", ["run", "run_streamed"])
+@pytest.mark.parametrize("wrong", REFUSED.values(), ids=REFUSED.keys())
+async def test_what_the_sdk_refuses_before_the_first_step_is_not_retried(name: str, wrong: dict[str, Any]) -> None:
+    async def handler(step: Any) -> Any:
+        started = getattr(DurableRunner, name)(agent(), "go", step=step, **wrong)
+        return await (started if name == "run" else started.wait())
+
+    with pytest.raises((UserError, TypeError)) as caught:
+        await replayed(handler)
+    assert isinstance(caught.value, inngest.NonRetriableError)
+    assert caught.value.stats.total_model_calls == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ["run", "run_streamed"])
