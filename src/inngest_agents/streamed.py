@@ -279,6 +279,7 @@ def start_streamed(
     except Exception as error:  # noqa: BLE001  raised below, outside of the handler
         failure = error
     if failure is not None:  # the SDK refuses what it was given, or the user's model provider has failed
+        journal.finish()
         raise _as_durable(failure, journal.stats_later(starting_agent, None))
     result = made[0]
     drive.run.inner.add_done_callback(lambda _: None if journal.has_begun else _close(result))

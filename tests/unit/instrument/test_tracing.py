@@ -14,6 +14,8 @@ from agents import (
     InputGuardrail,
     InputGuardrailTripwireTriggered,
     MaxTurnsExceeded,
+    Model,
+    ModelProvider,
     ModelSettings,
     OutputGuardrail,
     RunConfig,
@@ -337,3 +339,24 @@ async def test_an_untraced_stream_tells_nothing_of_the_closing_of_its_sandbox_to
 
     assert (await replayed(main)).result.final_output == "done"
     assert recorder.spans == {}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_stream_that_cannot_start_tells_of_what_it_has_tried(recorder: Recorder, durable: bool) -> None:
+    class Provider(ModelProvider):
+        def get_model(self, _: str | None) -> Model:
+            with custom_span("look for it"):
+                raise ValueError("no such model")
+
+    allow = OutputGuardrail(lambda *_: GuardrailFunctionOutput(None, tripwire_triggered=False))
+    agent = Agent(name="a", model="x", output_guardrails=[allow])  # for which the SDK looks at the model at once
+    config = RunConfig(model_provider=Provider())
+
+    async def main(step: Any) -> None:
+        with trace("mine", trace_id=f"trace_{1:0>32}"):
+            more = {"previous_response_id": "r", "run_config": config, **({"step": step} if durable else {})}
+            (DurableRunner if durable else Runner).run_streamed(agent, "x", **more)
+
+    with pytest.raises(ValueError, match="no such model"):
+        await replayed(main)
+    assert recorder.picture() == {("custom", "look for it", "the trace"): 1}
