@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import inngest
 import pytest
-from agents import Agent, function_tool, set_trace_processors
+from agents import Agent, MaxTurnsExceeded, function_tool, set_trace_processors
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 from agents.tracing import Span, Trace, TracingProcessor
 from agents.tracing.provider import DefaultTraceProvider
@@ -44,8 +46,20 @@ class Recorder(TracingProcessor):
     def force_flush(self) -> None: ...
 
 
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    provider = get_trace_provider()
+    assert isinstance(provider, DefaultTraceProvider)
+    before, recorder = list(provider._multi_processor._processors), Recorder()
+    set_trace_processors([recorder])
+    yield recorder
+    set_trace_processors(before)
+
+
 @pytest.mark.parametrize("checkpoint", [True, False])
-def test_each_span_ends_once_and_the_trace_is_one(engine: EngineUnderTest, checkpoint: bool) -> None:
+def test_each_span_ends_once_and_the_trace_is_one(
+    engine: EngineUnderTest, recorder: Recorder, checkpoint: bool
+) -> None:
     @function_tool
     async def double(n: int) -> int:
         return 2 * n
@@ -62,15 +76,8 @@ def test_each_span_ends_once_and_the_trace_is_one(engine: EngineUnderTest, check
         options = DurableOptions(checkpoint=checkpoint)
         return (await DurableRunner.run(agent, "double", step=ctx.step, options=options)).to_dict()
 
-    provider = get_trace_provider()
-    assert isinstance(provider, DefaultTraceProvider)
-    before, recorder = list(provider._multi_processor._processors), Recorder()
-    set_trace_processors([recorder])
-    try:
-        engine.serve([fn])
-        assert engine.run("go").status == "Completed"
-    finally:
-        set_trace_processors(before)
+    engine.serve([fn])
+    assert engine.run("go").status == "Completed"
     told = Counter(recorder.told)
     assert all(count == 1 for (kind, _), count in told.items() if kind != "start")
     kinds = Counter(kind for kind, _ in told)
@@ -80,3 +87,43 @@ def test_each_span_ends_once_and_the_trace_is_one(engine: EngineUnderTest, check
     assert names["function", "double"] == 3
     assert names["agent", "doubler"] == 1
     assert sum(count for (kind, _), count in names.items() if kind == "generation") == 2
+
+
+@pytest.mark.parametrize("first", ["long", "short"])
+@pytest.mark.parametrize("ends", ["failed", "without a summary"])
+def test_the_end_of_a_run_is_told_once_while_another_goes_on_beside_it(
+    engine: EngineUnderTest, recorder: Recorder, ends: str, first: str
+) -> None:
+    @function_tool
+    async def look() -> str:
+        return "seen"
+
+    def agent(name: str, turns: int) -> Agent[Any]:
+        calls: list[Any] = [[function_call("look", {}, call_id=f"{name}{turn}")] for turn in range(turns)]
+        return Agent(name=name, model=ScriptedModel([*calls, [assistant_message("ok")]]), tools=[look])
+
+    both = [agent("long", 4), agent("short", 3 if ends == "failed" else 1)]
+    agents = both if first == "long" else both[::-1]
+
+    async def run(ctx: inngest.Context, agent: Agent[Any]) -> Any:
+        options = DurableOptions(stats_step=ends == "failed")
+        max_turns = 2 if ends == "failed" and agent.name == "short" else 10
+        try:
+            return (
+                await DurableRunner.run(agent, "go", step=ctx.step, options=options, max_turns=max_turns)
+            ).final_output
+        except MaxTurnsExceeded:
+            return "too long"
+
+    @engine.client.create_function(fn_id="beside", trigger=inngest.TriggerEvent(event="go"))
+    async def fn(ctx: inngest.Context) -> Any:
+        return await ctx.group.parallel(tuple(functools.partial(run, ctx, agent) for agent in agents))
+
+    engine.serve([fn])
+    outcome = engine.run("go")
+    assert outcome.status == "Completed"
+    assert sorted(outcome.output) == ["ok", "too long" if ends == "failed" else "ok"]
+    told = Counter(recorder.told)
+    assert {kind: count for (kind, _), count in told.items() if kind != "start" and count > 1} == {}
+    assert {kind for kind, _ in told} == {"trace start", "start", "end", "trace end"}
+    assert {span for kind, span in told if kind == "start"} == {span for kind, span in told if kind == "end"}

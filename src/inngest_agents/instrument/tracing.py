@@ -18,14 +18,16 @@ first step inside the span.
 Limits: a trace that the user's function opens around the run itself is opened on each request; with an id of its own,
 made of the run's, it is one trace all the same, and the spans below it come once. Providers that do not
 build on `DefaultTraceProvider` get random ids and every pass. The start (not the end) of a tool call may be told again
-where a parallel call ends the request before it: by failing, or, without checkpointing, in any way. What a process was
-killed over is lost.
+where a parallel call ends the request before it: by failing, or, without checkpointing, in any way. In `group.parallel`
+the end of a run without a last step of its own (it failed, or has `stats_step=False`) may be told again by each process
+that the function goes on in. What a process was killed over is lost.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -43,6 +45,13 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 SEQUENTIAL: Final = frozenset({"agent", "turn", "task"})
 """Types of spans of which one begins, below the same parent, only when the one before has ended."""
+
+ENDS_LIMIT: Final = 1000
+"""How many ends of runs are remembered."""
+
+_told_ends: OrderedDict[str, None] = OrderedDict()
+"""The runs whose end this process has told of, the last one last. What runs beside a run in `group.parallel` makes
+further requests, and none of them can see in its memos whether an earlier one has come to that run's end."""
 
 
 @sdk.around("agents.tracing.provider", "DefaultTraceProvider.create_trace", ("self", "name", "trace_id"))
@@ -181,7 +190,7 @@ class SpanLedger:
 
     def finish(self, *, is_new: bool) -> None:
         """The run has ended, with a result or an error."""
-        self._tell(list(_all_below(self._root)), is_new=is_new)
+        self._tell(list(_all_below(self._root)), is_new=is_new and _tells_end_first(self._key))
         # Spans and what is known of them hold each other, and each span leads here: only a collection would free them.
         for node in (self._root, *self._nodes.values()):
             node.children.clear()
@@ -263,6 +272,15 @@ class SpanLedger:
                 (processor.on_trace_start if is_start else processor.on_trace_end)(node.subject)
             else:
                 (processor.on_span_start if is_start else processor.on_span_end)(node.subject)
+
+
+def _tells_end_first(key: str) -> bool:
+    """Whether this process has not told of a run's end yet; from now on it has."""
+    is_first = key not in _told_ends
+    _told_ends[key] = None
+    if len(_told_ends) > ENDS_LIMIT:
+        _told_ends.popitem(last=False)
+    return is_first
 
 
 def _short(span_id: str) -> str:

@@ -300,14 +300,16 @@ class Driver:
     def makes_news(self) -> bool:
         """Whether what the loops do now was not done by an earlier request already.
 
-        A memo that nobody has asked for yet lies ahead, so an earlier request was here. A targeted request only
-        repeats what led to its plan, and a repeated attempt what led to the step that failed. What follows a failure is
-        new to the request that finds it in a memo.
+        A memo that nobody has asked for yet lies ahead, so an earlier request was here; in `group.parallel` it may be
+        of a run beside this one, and tells nothing. A targeted request only repeats what led to its plan, and a
+        repeated attempt what led to the step that failed. What follows a failure is new to the request that finds it in
+        a memo.
         """
         loop = _loop.get()
         if self.engine.target is not None or (loop is not None and loop.knows_end):
             return False
-        return self._steps.has_started or (self.engine.attempt == 0 and self.engine.memo_count == 0)
+        lies_behind = self.engine.memo_count > 0 and not self.plan_only
+        return self._steps.has_started or (self.engine.attempt == 0 and not lies_behind)
 
     @property
     def asks_for_news(self) -> bool:
