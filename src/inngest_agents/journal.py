@@ -168,10 +168,14 @@ class Journal:
             return self._noted(memo, request)
         if not self._is_placed:
             await self._find_place()
+        request.context = context = contextvars.copy_context()
         if spans is not None:
-            spans.before_step(is_new=self.driver.asks_for_news)
             _store_times(request, spans)
-        request.context = contextvars.copy_context()
+
+            def tell(is_new: bool) -> None:
+                context.run(spans.before_step, is_new=is_new)
+
+            self.driver.lead_up_to(request, tell)
         ask = self.driver.ask if self.is_driven else self.driver.ask_undriven
         return self._noted(await ask(request), request)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import Counter
 from collections.abc import Iterator
@@ -127,3 +128,46 @@ def test_the_end_of_a_run_is_told_once_while_another_goes_on_beside_it(
     assert {kind: count for (kind, _), count in told.items() if kind != "start" and count > 1} == {}
     assert {kind for kind, _ in told} == {"trace start", "start", "end", "trace end"}
     assert {span for kind, span in told if kind == "start"} == {span for kind, span in told if kind == "end"}
+
+
+@pytest.mark.parametrize("checkpoint", [True, False])
+def test_what_ends_beside_a_tool_that_is_tried_again_is_told(
+    engine: EngineUnderTest, recorder: Recorder, checkpoint: bool
+) -> None:
+    failed = asyncio.Event()
+
+    @function_tool
+    async def look() -> str:
+        await failed.wait()
+        return "seen"
+
+    @function_tool
+    async def flaky() -> str:
+        if failed.is_set():
+            return "better"
+        failed.set()
+        raise ConnectionError("no line")
+
+    helping = [[function_call("look", {}, call_id=f"h{turn}")] for turn in range(2)]
+    helper = Agent[Any](
+        name="helper", model=ScriptedModel([*helping, [assistant_message("helped")]], emit_traces=True), tools=[look]
+    )
+    calls = [function_call("ask", {"input": "help"}, call_id="t1"), function_call("flaky", {}, call_id="t2")]
+    model = ScriptedModel([calls, [assistant_message("ok")]], emit_traces=True)
+    agent = Agent[Any](name="top", model=model, tools=[helper.as_tool("ask", "Ask the helper"), flaky])
+
+    @engine.client.create_function(fn_id="again", trigger=inngest.TriggerEvent(event="go"))
+    async def fn(ctx: inngest.Context) -> Any:
+        options = DurableOptions(checkpoint=checkpoint)
+        return (await DurableRunner.run(agent, "go", step=ctx.step, options=options)).final_output
+
+    engine.serve([fn])
+    outcome = engine.run("go")
+    assert (outcome.status, outcome.output) == ("Completed", "ok")
+    told = Counter(recorder.told)
+    assert {kind: count for (kind, _), count in told.items() if kind != "start" and count > 1} == {}
+    assert {span for kind, span in told if kind == "start"} == {span for kind, span in told if kind == "end"}
+    kinds = Counter(kind for kind, _ in recorder.names.values())
+    assert {kind: kinds[kind] for kind in ("turn", "generation", "agent")} == {"turn": 5, "generation": 5, "agent": 2}
+    functions = Counter(name for kind, name in recorder.names.values() if kind == "function")
+    assert functions == {"ask": 1, "flaky": 1, "look": 2}

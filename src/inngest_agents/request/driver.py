@@ -311,12 +311,23 @@ class Driver:
         lies_behind = self.engine.memo_count > 0 and not self.plan_only
         return self._steps.has_started or (self.engine.attempt == 0 and not lies_behind)
 
-    @property
-    def asks_for_news(self) -> bool:
-        """Whether a step that has no memo is asked for by this request first, so that what led to it is new."""
-        if self.engine.target is not None or self._end.is_near:
-            return False
-        return self._steps.has_started or self.engine.attempt == 0
+    def lead_up_to(self, request: StepRequest, tell: Callable[[bool], None]) -> None:
+        """Tell of what led to a step that has no memo, and whether it is new.
+
+        It is not where an earlier request asked for the step. One that is asked for when this request can't begin it
+        any more is asked for again: by the next request, to which it is new, or by a repeated attempt, to which it is
+        not.
+
+        Args:
+            request: the step.
+            tell: tells of it.
+        """
+        is_new = self.engine.target is None and (self._steps.has_started or self.engine.attempt == 0)
+        is_late = self._end.is_near or (self._end.saver is None and self._steps.has_started)
+        if is_new and is_late:
+            self._end.untold[request.hashed_id] = tell
+        else:
+            tell(is_new)
 
     # Steps ------------------------------------------------------------------------------------------------------
 

@@ -76,6 +76,7 @@ class StepRunner:
 
     def start(self, asked: Asked) -> None:
         """Run a step that was asked for."""
+        self._end.tell_of(asked.request.hashed_id)
         self._end.running.add(asked)
         self.has_started = self._shared.is_answered = True
         asked.task = self._end.loop.create_task(self._run(asked), context=asked.request.context)

@@ -45,12 +45,16 @@ class RequestEnd:
         self.rest: Callable[[], Awaitable[tuple[list[sdk.StepResponse], bool]]]
         """Plans the steps that are asked for and have not started, where the engine is to wait for something, too. Says
         whether they are to end before the engine waits for it."""
+        self.settle: Callable[[], Awaitable[None]]
+        """Waits until the loops ask for nothing more."""
         self.skip: Callable[[], None]
         """Called where `ctx.step` was asked for another step than the one that the request is for."""
         self.retry: inngest.RetryAfterError | None = None
         """Tells the engine when to try a failed step again, where it may not be now."""
         self.go_on: Callable[[], None]
         """Begins what was held back for an end that is not due any more."""
+        self.untold: dict[str, Callable[[bool], None]] = {}
+        """By the hashed id of each step that was asked for too late for this request, what tells of what led to it."""
         self.planned_ids: dict[str, str] = {}
         """By the hashed id of each step that has ended, the one under which it would be planned."""
         self._answers: list[sdk.StepResponse] | None = None
@@ -120,6 +124,12 @@ class RequestEnd:
         if not self.is_near:
             self.go_on()
 
+    def tell_of(self, hashed_id: str) -> None:
+        """A step is taken up by this request after all, or by a repeated attempt of it: tell of what led to it."""
+        tell = self.untold.pop(hashed_id, None)
+        if tell is not None:
+            tell(True)
+
     def try_again(self, error: inngest.RetryAfterError) -> None:
         """The same as `answer`, with an error by which the engine is to try the whole function again."""
         self._error = error
@@ -129,6 +139,7 @@ class RequestEnd:
         """End the request with an interrupt or an error, whatever is in flight."""
         if self._answers is None:
             self._answers = []
+        self.untold.clear()  # each leads to its run, and so here
         if not self.future.done():
             self.future.set_result(end)
 
@@ -161,6 +172,8 @@ class RequestEnd:
         self.conclude()  # of what has come up meanwhile
 
     async def _give_answer(self) -> None:
+        if self._error is not None or any(one.step.op == sdk.Opcode.STEP_ERROR for one in self._answers or ()):
+            await self.settle()  # what has just ended may lead to a step that the next attempt would take for told
         rest, is_early = await self.rest() if any(map(waits, self._beside)) else ([], False)
         unsaved: list[sdk.StepResponse] = []
         if self._is_due and self.saver is not None:
@@ -191,7 +204,10 @@ class RequestEnd:
             if len(unsaved) + len(ended) > 1:
                 unsaved = [self._as_new(response) for response in unsaved]
             self.at_once(sdk.ResponseInterrupt(sdk.with_join(await self._transformed([*unsaved, *ended]))))
-        elif self._error is not None:
+            return
+        for hashed_id in list(self.untold):
+            self.tell_of(hashed_id)  # to a repeated attempt it is nothing new
+        if self._error is not None:
             self.at_once(self._error)
         elif retried and self.retry is not None:
             self.at_once(sdk.retry_later(retried[0], self.retry))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -95,6 +96,7 @@ class Scheduler:
         self._left_paths: list[str] = []
         steps.on_idle = self._begin_waiting
         end.rest, end.skip, end.go_on = self._planned_rest, self._skip, self._begin_waiting
+        end.settle = functools.partial(self._quiet, IDLE_TURNS)
 
     def adopt(self, request: StepRequest) -> None:
         """Give the step that this request is for the id under which it was planned."""
@@ -140,6 +142,7 @@ class Scheduler:
 
     def _planned(self, requests: list[StepRequest]) -> list[sdk.StepResponse]:
         for request in requests:
+            self._end.tell_of(request.hashed_id)
             _planned_here[self._engine.run_id, request.planned_id] = request.step_id
         while len(_planned_here) > PLANNED_LIMIT:
             del _planned_here[next(iter(_planned_here))]
