@@ -98,7 +98,10 @@ async def test_a_failed_step_is_reported_if_nobody_says_whose_the_run_is(
         engine, work = Engine(api), Breaking(None)
         assert await engine.run(work) == "done"
         assert engine.answers[0] == [("StepError", "w/1.1 work")]
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    ours = [
+        record for record in caplog.records if record.name == "inngest_agents"
+    ]  # the SDK's exporter warns at any time
+    assert [record for record in ours if record.levelno >= logging.WARNING] == []
 
 
 async def test_a_saver_that_has_failed_does_not_ask() -> None:
