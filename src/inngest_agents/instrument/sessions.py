@@ -17,8 +17,9 @@ A write that may have been cut off before (one of the first new steps of a reque
 the end of the stored history first and adds only what is missing.
 
 Compaction (`run_compaction` of compaction sessions) is a step of its own after the write. The SDK decides on it after
-each turn. After a turn with tool calls that is a judgement only: whether the compaction at the end of a run is forced.
-It is passed on the history as it is then, so it is kept among what has been added and passed in the step of the write.
+each turn, and where each turn is written, that is done then. Where the run is written as a whole, after a turn with
+tool calls that is a judgement only: whether the compaction at the end of a run is forced. It is passed on the history
+as it is then, so it is kept among what has been added and passed in the step of the write.
 """
 
 from __future__ import annotations
@@ -89,9 +90,9 @@ class _Store:
         """Fingerprints of the last items of the history as far as this run knows them; None: it never read them."""
         self._is_whole = False
         """Whether those are all items."""
-        self.writes_at_once = False
-        """Whether a run goes on from a `RunState`: the SDK keeps in it what a failed write left undone, so it must see
-        each write fail or succeed where it asks for it."""
+        self.writes_at_once = journal.options.session_writes == "turn"
+        """Whether the user wants it so, or a run goes on from a `RunState`: the SDK keeps in it what a failed write has
+        left undone, so it must see each write fail or succeed where it asks for it."""
         self.is_claiming = False
         """Whether the run reads the history for which its compaction is, later."""
         self._is_guarded = False
@@ -136,7 +137,7 @@ class _Store:
             self._note_written(addition.items)
             return
         self.pending.append(addition)
-        if self.writes_at_once or _at_end.get() or self.journal.options.session_writes == "turn":
+        if self.writes_at_once or _at_end.get():
             try:
                 await self.flush()
             except asyncio.CancelledError:

@@ -7,10 +7,19 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from agents import Agent, OpenAIResponsesCompactionSession, Runner, RunState, SQLiteSession, function_tool
+from agents import (
+    Agent,
+    MessageOutputItem,
+    OpenAIResponsesCompactionSession,
+    Runner,
+    RunState,
+    SQLiteSession,
+    function_tool,
+    handoff,
+)
 from agents.testing import ModelStep, ScriptedModel, assistant_message, function_call
 
-from inngest_agents import DurableRunner
+from inngest_agents import DurableOptions, DurableRunner
 from inngest_agents.testing import replayed
 
 
@@ -161,3 +170,45 @@ async def test_a_judgement_that_fails_fails_the_compaction_and_not_the_write(tmp
     with pytest.raises(RuntimeError, match="no idea"):
         await replayed(lambda step: DurableRunner.run(agent, "hi", session=session, step=step), max_attempts=2)
     assert len(await session.get_items()) == 4
+
+
+@pytest.mark.parametrize("runner", ["plain", "at the end", "turn by turn"])
+async def test_the_turn_of_a_handoff_is_compacted_before_the_next_one_where_each_turn_is_written(
+    tmp_path: Path, runner: str
+) -> None:
+    told: list[str] = []
+
+    class Telling(Summarizer):
+        async def compact(self, **given: Any) -> Any:
+            told.append("compact")
+            return await super().compact(**given)
+
+    def answer(_: Any) -> ModelStep:
+        told.append("model")
+        return ModelStep(output=[assistant_message("done")], response_id="r2")
+
+    session = OpenAIResponsesCompactionSession(
+        "s",
+        SQLiteSession("s", tmp_path / "s.db"),
+        client=cast("Any", Telling()),
+        should_trigger_compaction=lambda context: context["response_id"] == "r1",
+        compaction_mode="input",
+    )
+    clerk = Agent(name="clerk", model=ScriptedModel([ModelStep.respond(answer)]))
+    said = [assistant_message("the clerk knows"), function_call("transfer_to_clerk", {}, call_id="c1")]
+    hand_over = ModelStep(output=said, response_id="r1")
+
+    def messages(data: Any) -> Any:  # with outputs of tools in it, the turn would not be compacted
+        return data.clone(new_items=tuple(item for item in data.new_items if isinstance(item, MessageOutputItem)))
+
+    desk = Agent(
+        name="desk",
+        model=ScriptedModel([hand_over]),
+        handoffs=[handoff(clerk, input_filter=messages)],
+    )
+    if runner == "plain":
+        await Runner.run(desk, "hi", session=session)
+    else:
+        options = DurableOptions(session_writes="end" if runner == "at the end" else "turn")
+        await replayed(lambda step: DurableRunner.run(desk, "hi", session=session, step=step, options=options))
+    assert told == (["model", "compact"] if runner == "at the end" else ["compact", "model"])

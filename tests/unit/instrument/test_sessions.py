@@ -307,7 +307,7 @@ async def test_a_stand_in_is_of_the_class_of_the_session_and_shares_its_state(tm
 
     session = SQLiteSession("a", tmp_path / "a.db")
     slotted = SlottedSession()
-    journal = cast("Journal", type("FakeJournal", (), {})())
+    journal = cast("Journal", type("FakeJournal", (), {"options": DurableOptions()})())
     made = durable_session(journal, session)
     assert isinstance(made, SQLiteSession)
     assert made.session_id == "a"
