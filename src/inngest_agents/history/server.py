@@ -201,8 +201,8 @@ def _found(root: Mapping[str, Any], run_status: Status) -> list[FoundStep]:
 
 def _found_step(spans: Sequence[Mapping[str, Any]], run_status: Status) -> FoundStep:
     whole = next((span for span in spans if span.get("children")), spans[-1])
-    leaves = [span for span in spans if not span.get("children")] or list(whole["children"])
-    tries = _tries(leaves)
+    # The step's own span of an attempt may be missing, and only the one below the whole tell of it.
+    tries = _tries([*(span for span in spans if not span.get("children")), *(whole.get("children") or ())])
     last = tries[-1]
     output = next((span["output"] for span in (last, *reversed(spans)) if span.get("output") is not None), NOTHING)
     given = next((span["input"] for span in (last, *spans) if span.get("input") is not None), NOTHING)
@@ -244,6 +244,8 @@ def _tries(leaves: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     kept: list[Mapping[str, Any]] = []
     for span in ordered:
         begun = _begin(span)
+        if kept and _time(kept[-1].get("endedAt")) is None:
+            continue  # only the latest attempt may be open
         if kept and (before := _time(kept[-1].get("endedAt"))) is not None and begun < before:
             continue  # it began before the one that ended first had: the request around it
         if kept and begun == _begin(kept[-1]):

@@ -391,6 +391,36 @@ def test_all_pages_of_a_server_are_summed(serve: Callable[[Answers], str]) -> No
     assert "left out: 1 run" in done.stderr
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_model_call_that_was_tried_again_is_counted_where_the_server_lost_its_own_span(
+    serve: Callable[[Answers], str], ended: bool
+) -> None:
+    memo = model_memo("shop/1 model shop", START)
+    failure = {"message": "no line", "name": "ConnectionError"}
+    at = "2026-01-01T00:00:0{}Z".format
+
+    def span(status: str, begun: int, end: int | None = None, **more: Any) -> dict[str, Any]:
+        times = {"queuedAt": at(1), "startedAt": at(begun), "endedAt": None if end is None else at(end)}
+        return {"name": "shop/1 model shop", "stepId": "h", "stepOp": "RUN", "status": status, **times, **more}
+
+    attempts = [
+        span("RUNNING", 1, output=failure),
+        span("COMPLETED", 4, 6, output=memo) if ended else span("RUNNING", 4, output=memo),
+    ]
+    whole = span("COMPLETED", 1, 6, output=memo) if ended else span("RUNNING", 1, output=memo)
+    children = [{**whole, "children": attempts}, span("WAITING", 1, output=memo), span("FAILED", 2, 3, output=failure)]
+
+    def answers(path: str, *_: Any) -> tuple[int, Any]:
+        if path.endswith("/trace"):
+            return 200, {"data": {"rootSpan": {"children": children}}}
+        listed = {"id": "1", "app": {"id": "a"}, "function": {"id": "f"}, "status": "COMPLETED", "queuedAt": at(0)}
+        return 200, {"data": [listed], "page": {}}
+
+    done = run("costs", "--by", "function", "--csv", "-", "--url", serve(answers))
+    assert done.exit_code == 0, done.output
+    assert [(row["function"], row["runs"], row["cost_usd"]) for row in table(done.stdout)] == [("a-f", "1", "0.25")]
+
+
 def test_a_failed_step_of_a_nested_agent_lies_where_those_beside_it_do() -> None:
     where = ("shop", "1.1 research", "researcher", "1.1 read")
     record = records.StepRecord(
